@@ -1,0 +1,74 @@
+# `make help` lists the commands. Each sets up .venv by itself: Python >= 3.11 and make are all it takes.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick lint format docs docs-serve bench lock clean
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?=
+ARGS ?=
+# Workers of the tests; 0 runs them in one process.
+WORKERS ?= 2
+
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install $(if $(CI),-q) -c constraints.txt
+
+help: ## list the commands
+	@echo "ntkit: make COMMAND"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+	@echo "PYTHON=path chooses the interpreter; ARGS='...' is passed on to demo, test and bench."
+
+demo: .venv/.stamp-core ## kernels, model choice and predictions on handwritten digits
+	@.venv/bin/ntkit demo $(ARGS)
+
+test: .venv/.stamp-test ## run all tests
+	@$(RUN) -m pytest -n $(WORKERS) $(ARGS)
+
+test-quick: .venv/.stamp-test ## run the tests that take less than ten seconds each
+	@$(RUN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+lint: .venv/.stamp-lint ## check style (ruff) and types (pyright)
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m pyright
+
+format: .venv/.stamp-lint ## mend what ruff can mend
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+docs: .venv/.stamp-docs ## build the documentation into site/, strictly
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+docs-serve: .venv/.stamp-docs ## serve the documentation on localhost while you write
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve
+
+bench: .venv/.stamp-bench ## compare speed with the peers, into docs/benchmarks/
+	@$(RUN) benchmarks/run.py $(ARGS)
+
+lock: ## write constraints.txt anew from .venv, after you have upgraded it
+	@$(RUN) tools/lock.py
+
+clean: ## remove what the other commands made, .venv included
+	rm -rf .venv build dist site demo-out .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The extras are installed one by one, each when it is first needed. A stamp is older than what it was made from
+# as soon as pyproject.toml or constraints.txt changes.
+.venv/.stamp-core: EXTRA :=
+.venv/.stamp-test: EXTRA := [test]
+.venv/.stamp-lint: EXTRA := [lint]
+.venv/.stamp-docs: EXTRA := [docs]
+.venv/.stamp-bench: EXTRA := [bench]
+.venv/.stamp-core .venv/.stamp-test .venv/.stamp-lint .venv/.stamp-docs .venv/.stamp-bench: .venv/.stamp-venv
+	@echo "Installing ntkit$(EXTRA) into .venv (once; a few minutes on a slow line)"
+	@$(PIP) --no-build-isolation -e ".$(EXTRA)"
+	@touch $@
+
+# A .venv without a working pip is what an interrupted set-up leaves behind: it is made again.
+.venv/.stamp-venv: pyproject.toml constraints.txt
+	@if ! $(RUN) -m pip --version >/dev/null 2>&1; then \
+	  python=$$(sh tools/find-python.sh $(PYTHON)) || exit 1; \
+	  echo "Creating .venv with $$python"; \
+	  rm -rf .venv && "$$python" -m venv .venv; \
+	fi
+	@$(PIP) hatchling editables
+	@touch $@
