@@ -70,5 +70,5 @@ clean: ## remove what the other commands made, .venv included
 	  echo "Creating .venv with $$python"; \
 	  rm -rf .venv && "$$python" -m venv .venv; \
 	fi
-	@$(PIP) hatchling editables
+	@$(PIP) hatchling
 	@touch $@
