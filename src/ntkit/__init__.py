@@ -1,0 +1,18 @@
+"""ntkit computes, trains and diagnoses neural networks through their Neural Tangent Kernel.
+
+An architecture is a tree of layers (`ntkit.nn`) with two readings: a finite network that runs and trains, and its
+infinitely wide limit, whose kernels `NTK` and `NNGP` are ordinary JAX functions of two batches of examples.
+
+Everything downstream takes a kernel: `gram` computes matrices that need not fit in memory, `posterior`, `ridge` and
+`ensemble` predict with it. Doors to scikit-learn (`ntkit.sklearn`) and the command line are opened by importing them.
+"""
+
+from ntkit import nn
+from ntkit.errors import ComputationError, InputError, NtkitError
+from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NNGP", "NTK", "Both", "ComputationError", "InputError", "Kernel", "Kernels", "NtkitError", "kernels", "nn",
+]

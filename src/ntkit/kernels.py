@@ -1,0 +1,177 @@
+"""Kernels of infinitely wide networks: one pair in, one number out; batching lives here.
+
+A kernel is anything with `kernel(x1, x2=None) -> (n, m)` and `kernel.diagonal(x) -> (n,)`. Whatever stands behind it,
+infinite networks here, empirical ones or sketches elsewhere, kernels add and multiply, and all else takes them alike.
+"""
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkit._pairs import check_batches, pair_laws, variances
+from ntkit.errors import InputError
+from ntkit.nn import Covariance, Layer, Signal
+from ntkit.nn._law import Scalar
+
+Inputs = Float[Array, "n ..."]
+
+
+class Kernels(NamedTuple):
+    """Both kernels of one network: `nngp`, the covariance of its outputs at initialisation, and `ntk`."""
+
+    nngp: Array
+    ntk: Array
+
+
+class Kernel(eqx.Module):
+    """A positive semi-definite function of two examples, evaluated on batches. Pure JAX: jit, grad and vmap apply."""
+
+    @abc.abstractmethod
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+        """The kernel between the rows of x1 and of x2. `x2=None` means x1, with the diagonal computed as a diagonal."""
+
+    @abc.abstractmethod
+    def diagonal(self, x: Inputs) -> Float[Array, " n"]:
+        """k(x_i, x_i) for each row."""
+
+    def __add__(self, other: "Kernel") -> "SumOfKernels":
+        return SumOfKernels((self, other))
+
+    def __mul__(self, other: "Kernel | Scalar") -> "Kernel":
+        return ProductOfKernels((self, other)) if isinstance(other, Kernel) else Scaled(self, other)
+
+    def __rmul__(self, other: Scalar) -> "Kernel":
+        return Scaled(self, other)
+
+
+class SumOfKernels(Kernel):
+    """k(x, y) = sum_i k_i(x, y)."""
+
+    terms: tuple[Kernel, ...]
+
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+        values = [k(x1, x2) for k in self.terms]
+        return sum(values[1:], values[0])
+
+    def diagonal(self, x: Inputs) -> Float[Array, " n"]:
+        values = [k.diagonal(x) for k in self.terms]
+        return sum(values[1:], values[0])
+
+
+class ProductOfKernels(Kernel):
+    """k(x, y) = prod_i k_i(x, y)."""
+
+    factors: tuple[Kernel, ...]
+
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+        return _product([k(x1, x2) for k in self.factors])
+
+    def diagonal(self, x: Inputs) -> Float[Array, " n"]:
+        return _product([k.diagonal(x) for k in self.factors])
+
+
+class Scaled(Kernel):
+    """k(x, y) = factor * inner(x, y), factor >= 0."""
+
+    inner: Kernel
+    factor: Scalar
+
+    def __check_init__(self):
+        if isinstance(self.factor, (int, float)) and not self.factor >= 0:
+            raise InputError(f"The factor of a kernel must be a number >= 0, or it is no kernel; got {self.factor!r}.")
+
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+        return self.factor * self.inner(x1, x2)
+
+    def diagonal(self, x: Inputs) -> Float[Array, " n"]:
+        return self.factor * self.inner.diagonal(x)
+
+
+def _product(values: list[Array]) -> Array:
+    total = values[0]
+    for value in values[1:]:
+        total = total * value
+    return total
+
+
+class OfNetwork(Kernel):
+    """What the kernels of an infinitely wide network share: the check at birth, and the two vmaps."""
+
+    net: eqx.AbstractVar[Layer]
+
+    def __check_init__(self):
+        if not isinstance(self.net, Layer):
+            raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
+        self.net.check(Signal.data())
+
+    def _pairs(self, x1: Inputs, x2: Inputs | None) -> Kernels:
+        x1, x2 = _arrays(x1, x2)
+        law, rows, columns = pair_laws(x1, x2)
+        # Only what depends on the mapped input is batched, so variances stay O(n + m) by themselves.
+        both = jax.vmap(jax.vmap(self._behind, (columns,)), (rows,))(law)
+        return both if x2 is not None else jax.tree.map(_with_diagonal, both, self._examples(x1))
+
+    def _examples(self, x: Inputs) -> Kernels:
+        x, _ = _arrays(x, None)
+        return jax.vmap(lambda q: self._behind(Covariance.of_one(q, x.shape[-1])))(variances(x))
+
+    def _behind(self, law: Covariance) -> Kernels:
+        law = self.net.propagate(law)
+        return Kernels(law.xy, law.ntk)
+
+
+def _arrays(x1: Inputs, x2: Inputs | None) -> tuple[Array, Array | None]:
+    check_batches(x1, x2)
+    return jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+
+
+def _with_diagonal(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:
+    return jnp.where(jnp.eye(len(diagonal), dtype=bool), diagonal[:, None], matrix)
+
+
+class NTK(OfNetwork):
+    """The neural tangent kernel Theta(x, y) of the infinitely wide network, per output (Jacot et al. 2018).
+
+    Raises `ntkit.InputError` if a layer of the network has no infinite reading where it stands.
+    """
+
+    net: Layer
+
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+        return self._pairs(x1, x2).ntk
+
+    def diagonal(self, x: Inputs) -> Float[Array, " n"]:
+        return self._examples(x).ntk
+
+
+class NNGP(OfNetwork):
+    """The covariance Sigma(x, y) of the outputs of the infinitely wide network at initialisation (Lee et al. 2018)."""
+
+    net: Layer
+
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+        return self._pairs(x1, x2).nngp
+
+    def diagonal(self, x: Inputs) -> Float[Array, " n"]:
+        return self._examples(x).nngp
+
+
+class Both(OfNetwork):
+    """NNGP and NTK in one pass: a kernel whose values are `Kernels(nngp, ntk)`; `ntkit.gram` takes it as one."""
+
+    net: Layer
+
+    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Kernels:
+        return self._pairs(x1, x2)
+
+    def diagonal(self, x: Inputs) -> Kernels:
+        return self._examples(x)
+
+
+def kernels(net: Layer, x1: Inputs, x2: Inputs | None = None) -> Kernels:
+    """`Kernels(nngp, ntk)` of a network between the rows of x1 and x2, in one pass. Equivalent to `Both(net)(x1, x2)`."""
+    return Both(net)(x1, x2)

@@ -1,0 +1,126 @@
+"""The joint Gaussian law of one pair of inputs, and how such laws scale and add.
+
+Besides the four arrays of the textbook the law carries the gap `sqrt(xx yy) - |xy|`. The angle between nearly parallel
+inputs is the square root of the relative gap, and a kinked activation sees that angle: formed from `xy` in float32 it
+would be wrong by 3e-4. So the gap is computed from the inputs directly and every layer maps it without cancellation.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Scalar = float | Array
+"""A hyper-parameter that is a leaf: a Python number (its dtype follows the input) or a zero-dimensional array."""
+
+
+def safe_sqrt(x: Array) -> Array:
+    """The square root whose derivative at zero is zero, not infinite."""
+    # Double where: the gradient of sqrt must not be evaluated at 0 at all.
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def safe_divide(a: Array, b: Array) -> Array:
+    """a / b, and 0 with zero gradient where b == 0."""
+    nonzero = b != 0
+    return jnp.where(nonzero, a / jnp.where(nonzero, b, 1), 0)
+
+
+def size(x: Array) -> Array:
+    """|x|, with derivative +1 at zero: where a sign is undecided every formula of the law takes the same side."""
+    return jnp.where(x < 0, -x, x)
+
+
+class Covariance(eqx.Module):
+    """The law of the signal at a pair of inputs x, y: of one channel, all channels being independent copies.
+
+    `xx = E[u u]`, `xy = E[u v]`, `yy = E[v v]` for the signals u, v at x and y; `ntk` is the tangent kernel Theta(x, y) of the
+    network so far; `gap = sqrt(xx yy) - |xy|`. `width` counts the channels (the fan-in of the next layer). `one` says that x
+    and y are one and the same example, seen in the same forward pass: the diagonal of the kernel.
+    """
+
+    xx: Float[Array, "..."]
+    xy: Float[Array, "..."]
+    yy: Float[Array, "..."]
+    ntk: Float[Array, "..."]
+    gap: Float[Array, "..."]
+    width: int = eqx.field(static=True)
+    one: bool = eqx.field(static=True, default=False)
+
+    @staticmethod
+    def of_one(q: Array, width: int) -> "Covariance":
+        """The law of the pair (x, x) for an input of variance q."""
+        return Covariance(q, q, q, jnp.zeros_like(q), jnp.zeros_like(q), width, one=True)
+
+    def replace(self, **arrays: Array) -> "Covariance":
+        """The same law with some of its arrays exchanged."""
+        names = ("xx", "xy", "yy", "ntk", "gap")
+        values = [arrays.pop(name, getattr(self, name)) for name in names]
+        assert not arrays, arrays
+        return Covariance(*values, width=self.width, one=self.one)
+
+    def scale(self, x: Scalar, y: Scalar) -> "Covariance":
+        """The law of (x u, y v) for factors x, y >= 0 that the parameters do not move."""
+        both = x * y
+        xx, xy, yy = x * x * self.xx, both * self.xy, y * y * self.yy
+        return self.replace(xx=xx, xy=xx if self.one else xy, yy=yy, ntk=both * self.ntk, gap=both * self.gap)
+
+    def of_width(self, width: int) -> "Covariance":
+        return Covariance(self.xx, self.xy, self.yy, self.ntk, self.gap, width, self.one)
+
+
+def add(first: Covariance, second: Covariance) -> Covariance:
+    """The law of the sum of two independent signals, all but one of zero mean.
+
+    With s = sqrt(xx yy) of each term and S that of the sum, the gap S - |k1 + k2| is a sum of positive terms:
+    gap1 + gap2 + (|k1| + |k2| - |k1 + k2|) + (S - s1 - s2), the last one being a Cauchy-Schwarz bracket.
+    """
+    one = first.one and second.one
+    xx, yy = first.xx + second.xx, first.yy + second.yy
+    ntk = first.ntk + second.ntk
+    if one:
+        return first.replace(xx=xx, xy=xx, yy=xx, ntk=ntk)
+    opposite = first.xy * second.xy < 0
+    lost = jnp.where(opposite, 2 * jnp.minimum(size(first.xy), size(second.xy)), 0)
+    gap = first.gap + second.gap + lost + bracket(first.xx, first.yy, second.xx, second.yy)
+    return first.replace(xx=xx, xy=first.xy + second.xy, yy=yy, ntk=ntk, gap=gap)
+
+
+def bracket(q1: Array, q2: Array, p1: Array, p2: Array) -> Array:
+    """sqrt((q1 + p1)(q2 + p2)) - sqrt(q1 q2) - sqrt(p1 p2), free of cancellation."""
+    a1, a2, b1, b2 = map(safe_sqrt, (q1, q2, p1, p2))
+    total = safe_sqrt(q1 + p1) * safe_sqrt(q2 + p2)
+    return safe_divide((a1 * b2 - a2 * b1) ** 2, total + a1 * a2 + b1 * b2)
+
+
+def add_constant(law: Covariance, c: Scalar) -> Covariance:
+    """The law after a shared Gaussian of variance c is added: `add` with a branch that is the same at x and y."""
+    if is_zero(c):
+        return law
+    xx, yy = law.xx + c, law.yy + c
+    if law.one:
+        return law.replace(xx=xx, xy=xx, yy=xx)
+    a1, a2 = safe_sqrt(law.xx), safe_sqrt(law.yy)
+    difference = a1 - a2
+    total = jnp.sqrt(xx) * jnp.sqrt(yy) if _positive(c) else safe_sqrt(xx) * safe_sqrt(yy)
+    narrowed = safe_divide(c * difference * difference, total + a1 * a2 + c)
+    lost = jnp.where(law.xy < 0, 2 * jnp.minimum(c, size(law.xy)), 0)
+    return law.replace(xx=xx, xy=law.xy + c, yy=yy, gap=law.gap + narrowed + lost)
+
+
+def is_zero(leaf: Scalar) -> bool:
+    """Whether a hyper-parameter is the Python number 0, known when the program is traced: then its term is left out."""
+    return isinstance(leaf, (int, float)) and leaf == 0
+
+
+def _positive(leaf: Scalar) -> bool:
+    return isinstance(leaf, (int, float)) and leaf > 0
+
+
+def relative(law: Covariance) -> tuple[Array, Array]:
+    """s = sqrt(xx yy) and gap / s in [0, 1]; a zero row counts as orthogonal to everything."""
+    roots = safe_sqrt(law.xx), safe_sqrt(law.yy)
+    inverse = [safe_divide(jnp.ones_like(r), r) for r in roots]
+    nothing = (law.xx <= 0) | (law.yy <= 0)
+    ratio = jnp.where(nothing, 1, jnp.clip(law.gap * (inverse[0] * inverse[1]), 0, 1))
+    return roots[0] * roots[1], ratio

@@ -1,0 +1,65 @@
+"""What a layer is: one object with a finite and an infinite reading, and the signal whose nature decides legality."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ntkit.nn._law import Covariance
+
+Params = Any
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """What is known of a signal before any data is seen; flows forwards over the tree when a kernel is built.
+
+    `gaussian`: at infinite width each channel is Gaussian, given the covariance. `zero_mean`: its mean is 0 for every
+    variance. `fresh`: weights not shared with any other branch stand between it and the input of the branch, so it is
+    independent of it. `infinite`: it has infinitely many channels (the raw data has not). `source`: who made it.
+    """
+
+    gaussian: bool
+    zero_mean: bool
+    fresh: bool
+    infinite: bool
+    source: str
+
+    @staticmethod
+    def data() -> "Signal":
+        return Signal(gaussian=False, zero_mean=False, fresh=False, infinite=False, source="the input")
+
+    def replace(self, **changes: Any) -> "Signal":
+        return dataclasses.replace(self, **changes)
+
+
+class Layer(eqx.Module):
+    """A layer of a network, with two readings: `init` and `apply` (finite), `propagate` (infinitely wide)."""
+
+    @abc.abstractmethod
+    def shape(self, shape: Shape) -> Shape:
+        """The shape of the output, batch axis first, for inputs of a shape."""
+
+    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
+        """Draw the parameters for inputs of shape (n, ..., channels). `dtype` defaults to JAX's default float."""
+        return ()
+
+    @abc.abstractmethod
+    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+        """Run the finite network on a batch. `key` drives what is random in the forward pass (`Dropout`); without a key
+        nothing is."""
+
+    @abc.abstractmethod
+    def propagate(self, cov: Covariance) -> Covariance:
+        """The law of a pair behind the layer, from the law before it, when all hidden widths are infinite."""
+
+    @abc.abstractmethod
+    def check(self, signal: Signal) -> Signal:
+        """The nature of the output; raises `ntkit.InputError` where the infinite reading does not exist."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__

@@ -1,0 +1,336 @@
+"""Activations whose duals are closed formulas. Derivations: docs/derivations/duals.md.
+
+Throughout, (u, v) ~ N(0, [[q1, c], [c, q2]]), s = sqrt(q1 q2), c = s cos(theta), gap = s - |c|. Where a formula needs the
+determinant q1 q2 - c^2 it is taken as gap (s + |c|), which does not cancel.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkit.nn._law import Covariance, Scalar, is_zero, size
+from ntkit.nn._layer import Signal
+from ntkit.nn.activations._angle import angle, safe_sqrt
+from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
+
+
+def determinant(xx: Array, xy: Array, yy: Array, gap: Array) -> Array:
+    """q1 q2 - c^2 without cancellation."""
+    return gap * (safe_sqrt(xx) * safe_sqrt(yy) + size(xy))
+
+
+class PiecewiseLinear(Nonlinearity):
+    """phi(x) = below * x for x < 0, above * x for x >= 0: the arc-cosine kernels of order 1 (Cho and Saul 2009).
+
+        E[phi phi]   = alpha c + beta (s sin(theta) - theta c),    alpha = (below^2 + above^2) / 2
+        E[phi' phi'] = alpha - beta theta,                          beta = (above - below)^2 / (2 pi)
+    """
+
+    below: eqx.AbstractVar[Scalar]
+    above: eqx.AbstractVar[Scalar]
+
+    def _alpha_beta(self) -> tuple[Scalar, Scalar]:
+        jump = self.above - self.below
+        return (self.below * self.below + self.above * self.above) / 2, jump * jump / (2 * math.pi)
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(x < 0, self.below * x, self.above * x)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        alpha, beta = self._alpha_beta()
+        theta, s = angle(xx, xy, yy, gap)
+        far = s + size(xy)
+        if xy.dtype.itemsize > 4:
+            value, new_gap = self._to_the_last_digit(theta, s, xy, gap)
+        else:
+            wedge = beta * (safe_sqrt(gap * far) - theta * xy)
+            value = alpha * xy + wedge
+            signed = jnp.where(xy >= 0, alpha * gap, alpha * far) - wedge  # alpha s - value
+            new_gap = jnp.where(value >= 0, signed, alpha * s + value)
+        return Dual(value, alpha - beta * theta, jnp.maximum(new_gap, 0))
+
+    def _to_the_last_digit(self, theta: Array, s: Array, xy: Array, gap: Array) -> tuple[Array, Array]:
+        """Value and gap with a relative error of eps even where sin(theta) - theta cos(theta) cancels.
+
+        With psi the acute angle and w(psi) = sin(psi) - psi cos(psi) from its series, at obtuse angles
+        value = (beta pi - alpha) |c| + beta s w and alpha s - value = alpha gap + (2 alpha - beta pi) |c| - beta s w.
+        """
+        alpha, beta = self._alpha_beta()
+        total, far = self.above + self.below, size(xy)
+        obtuse = -self.above * self.below  # beta pi - alpha, exactly
+        psi = jnp.where(xy >= 0, theta, math.pi - theta)
+        acute = far >= s / 2
+        direct = safe_sqrt(gap * (s + far)) - theta * xy
+        wedge = beta * jnp.where(acute, s * _wedge(jnp.where(acute, psi, 0)), direct)
+        value = jnp.where(acute & (xy < 0), obtuse * far, alpha * xy) + wedge
+        near = jnp.where(xy >= 0, alpha * gap, alpha * gap + total * total / 2 * far) - wedge
+        signed = jnp.where(acute, near, alpha * jnp.where(xy >= 0, gap, s + far) - wedge)
+        return value, jnp.where(value >= 0, signed, alpha * s + value)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        alpha, _ = self._alpha_beta()
+        return Diagonal(alpha * q, jnp.full_like(q, 1) * alpha)
+
+    def mean(self, q: Array) -> Array:
+        return (self.above - self.below) * safe_sqrt(q) / math.sqrt(2 * math.pi)
+
+
+def _wedge(psi: Array) -> Array:
+    """sin(psi) - psi cos(psi) on [0, pi/3], by its Taylor series."""
+    square, series = psi * psi, jnp.zeros_like(psi)
+    for k in range(10, 0, -1):
+        series = series * square + (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1)
+    return psi * square * series
+
+
+class Relu(PiecewiseLinear):
+    """phi(x) = max(x, 0)."""
+
+    below = 0.0
+    above = 1.0
+    parity = "none"
+
+
+class LeakyRelu(PiecewiseLinear):
+    """phi(x) = x for x >= 0, slope * x below."""
+
+    slope: Scalar = 0.01
+    above = 1.0
+    parity = "none"
+
+    @property
+    def below(self) -> Scalar:
+        return self.slope
+
+
+class Abs(PiecewiseLinear):
+    """phi(x) = |x|."""
+
+    below = -1.0
+    above = 1.0
+    parity = "even"
+
+
+class Identity(Nonlinearity):
+    """phi(x) = x, anywhere in a network: a Gaussian signal stays Gaussian, and a branch of a `Sum` may be this alone."""
+
+    parity = "odd"
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return x
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        return Dual(xy, jnp.ones_like(xy), gap)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        return Diagonal(q, jnp.ones_like(q))
+
+    def mean(self, q: Array) -> Array:
+        return jnp.zeros_like(q)
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        return cov
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+
+class Sign(Nonlinearity):
+    """phi(x) = sign(x), with phi' = 0 as automatic differentiation has it: E[phi phi] = 1 - 2 theta / pi.
+
+    A row of variance 0 stays 0.
+    """
+
+    parity = "odd"
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.sign(x)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        theta, s = angle(xx, xy, yy, gap)
+        alive = s > 0
+        value = jnp.where(alive, 1 - theta * (2 / math.pi), 0)
+        new_gap = jnp.where(alive, jnp.minimum(theta, math.pi - theta) * (2 / math.pi), 0)
+        return Dual(value, jnp.zeros_like(value), new_gap)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        return Diagonal(jnp.where(q > 0, jnp.ones_like(q), 0), jnp.zeros_like(q))
+
+    def mean(self, q: Array) -> Array:
+        return jnp.zeros_like(q)
+
+
+class Erf(Nonlinearity):
+    """phi(x) = erf(x) (Williams 1997): with D = (1 + 2 q1)(1 + 2 q2) - 4 c^2,
+
+    E[phi phi] = (2 / pi) atan(2 c / sqrt(D)),   E[phi' phi'] = (4 / pi) / sqrt(D).
+    """
+
+    parity = "odd"
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jax.lax.erf(x)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        root = jnp.sqrt(1 + 2 * (xx + yy) + 4 * determinant(xx, xy, yy, gap))
+        value = (2 / math.pi) * jnp.arctan2(2 * xy, root)
+        derivative = (4 / math.pi) / root
+        ends = self.diagonal(xx), self.diagonal(yy)
+        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        root = jnp.sqrt(1 + 4 * q)
+        return Diagonal((2 / math.pi) * jnp.arctan2(2 * q, root), (4 / math.pi) / root)
+
+    def mean(self, q: Array) -> Array:
+        return jnp.zeros_like(q)
+
+
+class Gelu(Nonlinearity):
+    """phi(x) = x Phi(x), Phi the normal distribution function (not its tanh approximation).
+
+    With D = (1 + q1)(1 + q2) - c^2, Delta = q1 q2 - c^2, h = 1 / (1 + q1) + 1 / (1 + q2), A = atan2(sqrt(D), -c):
+
+        E[phi phi]   = (c A + (Delta + c^2 h) / sqrt(D)) / (2 pi)
+        E[phi' phi'] = (A + (h + 1 / D) c / sqrt(D)) / (2 pi)
+    """
+
+    parity = "none"
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jax.nn.gelu(x, approximate=False)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        delta = determinant(xx, xy, yy, gap)
+        value, derivative = self._formula(xy, delta, 1 + xx + yy + delta, 1 / (1 + xx) + 1 / (1 + yy))
+        ends = self.diagonal(xx), self.diagonal(yy)
+        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+
+    def _formula(self, c: Array, delta: Array, d: Array, h: Array) -> tuple[Array, Array]:
+        root = jnp.sqrt(d)
+        acute = jnp.arctan2(root, -c)
+        value = (c * acute + (delta + c * c * h) / root) / (2 * math.pi)
+        return value, (acute + (h + 1 / d) * c / root) / (2 * math.pi)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        return Diagonal(*self._formula(q, jnp.zeros_like(q), 1 + 2 * q, 2 / (1 + q)))
+
+    def mean(self, q: Array) -> Array:
+        return q / (jnp.sqrt(1 + q) * math.sqrt(2 * math.pi))
+
+
+class Sinusoid(Nonlinearity):
+    """phi(x) = scale * sin(frequency x + phase). With Q1, Q2, C = frequency^2 (q1, q2, c), by parity
+
+        E[sin(u + p) sin(v + p)] = cos(p)^2 S + sin(p)^2 T,   S = e^{-(Q1 + Q2)/2} sinh(C),  T = e^{-(Q1 + Q2)/2} cosh(C),
+
+    evaluated as exponentials of half squared distances, so that large variances neither overflow nor cancel.
+    """
+
+    scale: eqx.AbstractVar[Scalar]
+    frequency: eqx.AbstractVar[Scalar]
+
+    @abc.abstractmethod
+    def _cosine_sine(self) -> tuple[Scalar, Scalar]:
+        """cos and sin of the phase."""
+
+    def _pair(self, nearer: Array, size: Array, sign: Array) -> tuple[Array, Array]:
+        envelope = jnp.exp(-nearer) / 2
+        return -sign * envelope * jnp.expm1(-2 * size), envelope * (1 + jnp.exp(-2 * size))
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        f = self.frequency * self.frequency
+        difference = safe_sqrt(xx) - safe_sqrt(yy)
+        nearer = f * (difference * difference / 2 + gap)
+        odd, even = self._pair(nearer, f * size(xy), _sign(xy))
+        cosine, sine = self._cosine_sine()
+        a, b = self.scale * self.scale * cosine * cosine, self.scale * self.scale * sine * sine
+        value, derivative = a * odd + b * even, f * (a * even + b * odd)
+        ends = self.diagonal(xx), self.diagonal(yy)
+        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        f = self.frequency * self.frequency
+        odd, even = self._pair(jnp.zeros_like(q), f * q, jnp.ones_like(q))
+        cosine, sine = self._cosine_sine()
+        a, b = self.scale * self.scale * cosine * cosine, self.scale * self.scale * sine * sine
+        return Diagonal(a * odd + b * even, f * (a * even + b * odd))
+
+    def mean(self, q: Array) -> Array:
+        return self.scale * self._cosine_sine()[1] * jnp.exp(-self.frequency * self.frequency * q / 2)
+
+
+def _sign(x: Array) -> Array:
+    return jnp.where(x < 0, -jnp.ones_like(x), 1)
+
+
+class Sin(Sinusoid):
+    """phi(x) = scale * sin(frequency x + phase)."""
+
+    scale: Scalar = 1.0
+    frequency: Scalar = 1.0
+    phase: Scalar = 0.0
+
+    @property
+    def parity(self) -> Parity:
+        return "odd" if is_zero(self.phase) else "none"
+
+    def _cosine_sine(self) -> tuple[Scalar, Scalar]:
+        return (1.0, 0.0) if is_zero(self.phase) else (jnp.cos(self.phase), jnp.sin(self.phase))
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.scale * jnp.sin(self.frequency * x + self.phase)
+
+
+class Cos(Sinusoid):
+    """phi(x) = scale * cos(frequency x)."""
+
+    scale: Scalar = 1.0
+    frequency: Scalar = 1.0
+    parity = "even"
+
+    def _cosine_sine(self) -> tuple[Scalar, Scalar]:
+        return 0.0, 1.0
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.scale * jnp.cos(self.frequency * x)
+
+
+class Gaussian(Nonlinearity):
+    """phi(x) = exp(-rate x^2). With D = (1 + 2 r q1)(1 + 2 r q2) - 4 r^2 c^2,
+
+    E[phi phi] = D^(-1/2),   E[phi' phi'] = 4 r^2 c D^(-3/2).
+    """
+
+    rate: Scalar = 1.0
+    parity = "even"
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.exp(-self.rate * x * x)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        r = self.rate
+        d = 1 + 2 * r * (xx + yy) + 4 * r * r * determinant(xx, xy, yy, gap)
+        value = 1 / jnp.sqrt(d)
+        derivative = 4 * r * r * xy / d * value
+        ends = self.diagonal(xx), self.diagonal(yy)
+        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        d = 1 + 4 * self.rate * q
+        value = 1 / jnp.sqrt(d)
+        return Diagonal(value, 4 * self.rate * self.rate * q / d * value)
+
+    def mean(self, q: Array) -> Array:
+        return 1 / jnp.sqrt(1 + 2 * self.rate * q)
+
+
+def _with_gap(
+    phi: Nonlinearity, law: tuple[Array, Array, Array, Array], ends: tuple[Diagonal, Diagonal], value: Array, derivative: Array
+) -> Dual:
+    values, slopes = (ends[0].value, ends[1].value), (ends[0].derivative, ends[1].derivative)
+    return Dual(value, derivative, smooth_gap(phi.parity, law, values, value, derivative, slopes))

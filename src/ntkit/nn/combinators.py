@@ -1,0 +1,132 @@
+"""Layers made of layers: one after the other, or side by side."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ntkit.errors import InputError
+from ntkit.nn._law import Covariance, add
+from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn.activations import Identity
+
+
+def _split(key: PRNGKeyArray | None, number: int) -> list[PRNGKeyArray | None]:
+    return [None] * number if key is None else list(jax.random.split(key, max(number, 1)))
+
+
+def _as_layers(owner: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
+    for position, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            hint = " Create it first: add parentheses." if isinstance(layer, type) else ""
+            hint = hint or (" Wrap a function in `nn.Activation(fn)`." if callable(layer) else "")
+            raise InputError(f"Every argument of `{owner}` must be a layer; number {position} is {layer!r}.{hint}")
+    return layers
+
+
+class Sequential(Layer):
+    """The layers one after the other; `net.layers` is the tuple of them, and a slice or an index reads it."""
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer):
+        self.layers = _as_layers("Sequential", layers)
+
+    def __getitem__(self, index: int | slice) -> Layer:
+        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def shape(self, shape: Shape) -> Shape:
+        for layer in self.layers:
+            shape = layer.shape(shape)
+        return shape
+
+    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
+        params = []
+        for layer, own in zip(self.layers, _split(key, len(self.layers)), strict=False):
+            params.append(layer.init(own, shape, dtype=dtype))
+            shape = layer.shape(shape)
+        return tuple(params)
+
+    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+        for layer, own, k in zip(self.layers, params, _split(key, len(self.layers)), strict=False):
+            x = layer.apply(own, x, key=k)
+        return x
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        for layer in self.layers:
+            cov = layer.propagate(cov)
+        return cov
+
+    def check(self, signal: Signal) -> Signal:
+        for layer in self.layers:
+            signal = layer.check(signal)
+        return signal
+
+
+class Sum(Layer):
+    """The sum of branches that read the same input: covariances and tangent kernels add.
+
+    At infinite width this needs branches that are independent given the input's covariance (all but one must contain a
+    `Dense` with weights of their own) and whose cross moments vanish (all but one must have zero mean): a Gaussian branch
+    may be added to an activation, two activations of non-zero mean may not.
+    """
+
+    branches: tuple[Layer, ...]
+
+    def __init__(self, *branches: Layer):
+        self.branches = _as_layers("Sum", branches)
+        if not branches:
+            raise InputError("`Sum` needs at least one branch; got none.")
+
+    def shape(self, shape: Shape) -> Shape:
+        shapes = [branch.shape(shape) for branch in self.branches]
+        if len(set(shapes)) > 1:
+            raise InputError(f"The branches of `Sum` must have outputs of one shape; for inputs {shape} they are {shapes}.")
+        return shapes[0]
+
+    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
+        self.shape(shape)
+        keys = _split(key, len(self.branches))
+        return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(self.branches, keys, strict=True))
+
+    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+        keys = _split(key, len(self.branches))
+        outputs = [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)]
+        return sum(outputs[1:], outputs[0])
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        laws = [branch.propagate(cov) for branch in self.branches]
+        total = laws[0]
+        for law in laws[1:]:
+            total = add(total, law)
+        return total
+
+    def check(self, signal: Signal) -> Signal:
+        outs = [branch.check(signal.replace(fresh=False)) for branch in self.branches]
+        names = " and ".join(f"`{b.name}`" for b in self.branches)
+        if sum(not out.fresh for out in outs) > 1:
+            raise InputError(
+                f"`Sum` of {names}: at infinite width its branches must be independent, but more than one of them reads the "
+                "shared input without weights of its own. Put a `Dense` into all branches but one."
+            )
+        if sum(not out.zero_mean for out in outs) > 1:
+            raise InputError(
+                f"`Sum` of {names}: at infinite width all branches but one must have zero mean, but "
+                f"{sum(not out.zero_mean for out in outs)} have not (an activation, or the input itself). "
+                "End a branch with a `Dense`, or use an odd activation."
+            )
+        return Signal(
+            gaussian=all(out.gaussian for out in outs),
+            zero_mean=all(out.zero_mean for out in outs),
+            fresh=signal.fresh or all(out.fresh for out in outs),
+            infinite=all(out.infinite for out in outs),
+            source=f"`Sum` of {names}",
+        )
+
+
+def Residual(branch: Layer) -> Sum:
+    """z' = z + branch(z). Equivalent to `Sum(Identity(), branch)`."""
+    return Sum(Identity(), branch)

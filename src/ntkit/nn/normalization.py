@@ -1,0 +1,99 @@
+"""Layers that normalise, and layers that drop."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ntkit.errors import InputError
+from ntkit.nn._law import Covariance, size
+from ntkit.nn._layer import Layer, Params, Shape, Signal
+
+
+class LayerNorm(Layer):
+    """z' = (z - mean) / sqrt(var + eps) over the channels, without learnt scale or shift.
+
+    At infinite width the mean over channels of a centred signal is 0 and the variance is K(x, x), so the law of a pair is
+    divided by sqrt(K(x, x) + eps) sqrt(K(y, y) + eps), Theta too: what the statistics themselves contribute to the gradient
+    is of the order 1 / width. A signal whose mean is not 0 (behind most activations) is refused: its mean would have to be
+    known for every variance. Put the layer behind a `Dense`, or use `activation.normalized()`.
+    """
+
+    eps: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise InputError(f"`eps` of `LayerNorm` must be a finite number >= 0; got {self.eps!r}.")
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None) -> Float[Array, "... c"]:
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        x, y = _inverse_root(cov.xx + self.eps), _inverse_root(cov.yy + self.eps)
+        return cov.scale(x, y)
+
+    def check(self, signal: Signal) -> Signal:
+        if not signal.infinite:
+            raise InputError(
+                "`LayerNorm` has no infinite reading on the raw input, whose channels are finite in number. Normalise the "
+                "data before the network, or put a `Dense` in front."
+            )
+        if not signal.zero_mean:
+            raise InputError(
+                f"`LayerNorm` needs a signal of zero mean at infinite width, but here it follows {signal.source}. Put it "
+                "behind a `Dense`."
+            )
+        return signal.replace(source="`LayerNorm`")
+
+
+def _inverse_root(q: Array) -> Array:
+    # Double where: with eps == 0 a zero row stays a zero row, with finite gradients.
+    positive = q > 0
+    return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, q, 1)), 0)
+
+
+class Dropout(Layer):
+    """Sets each channel to 0 with probability `rate` and divides the others by 1 - rate, if `apply` gets a key.
+
+    `rate` is the probability that a channel is *dropped*. The infinite reading is that of the training-time network: each
+    example draws masks of its own, so K(x, x) and, on the diagonal, Theta(x, x) grow by 1 / (1 - rate), while the pairs of
+    different examples stay as they are. Without a key `apply` is the identity, and so should the layer be left out.
+    """
+
+    rate: float = eqx.field(static=True)
+
+    def __check_init__(self):
+        if not (isinstance(self.rate, (int, float)) and 0 <= self.rate < 1):
+            raise InputError(
+                f"`rate` of `Dropout` is the probability to drop a channel and must lie in [0, 1); got {self.rate!r}."
+            )
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None) -> Float[Array, "... c"]:
+        if key is None or self.rate == 0:
+            return x
+        kept = jax.random.bernoulli(key, 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        growth = 1 / (1 - self.rate)
+        xx, yy = growth * cov.xx, growth * cov.yy
+        if cov.one:
+            return cov.replace(xx=xx, xy=xx, yy=xx, ntk=growth * cov.ntk)
+        return cov.replace(xx=xx, yy=yy, gap=cov.gap + (growth - 1) * (cov.gap + size(cov.xy)))
+
+    def check(self, signal: Signal) -> Signal:
+        if not signal.infinite:
+            raise InputError(
+                "`Dropout` on the raw input has no infinite reading: finitely many channels are masked, and the law behind "
+                "the next layer is a mixture. Put a `Dense` in front."
+            )
+        return signal.replace(source="`Dropout`", gaussian=False, fresh=signal.fresh)
