@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 
 # No window is opened, also where the machine has a display.
@@ -22,6 +23,14 @@ def x64():
         yield
 
 
+@pytest.fixture
+def unchecked():
+    """Runs the test without the type checker, as users do: for arguments of wrong types, which ntkit itself refuses."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of the repository."""
@@ -35,3 +44,11 @@ def shared_data(repo) -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The figures that tests measured (`record_property`), passed or not."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, []) if r.user_properties]
+    for report in reports:
+        figures = ", ".join(f"{name} = {value}" for name, value in report.user_properties)
+        terminalreporter.write_line(f"measured in {report.nodeid}: {figures}")

@@ -1,0 +1,58 @@
+"""Arrays in .npz and .npy files, read without pickle: a file from elsewhere cannot run code here."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ntkit.errors import InputError
+
+# Names of the arrays in a file, in the order they are looked for.
+_TRAIN = [("x_train", "y_train"), ("X_train", "y_train"), ("x", "y"), ("X", "y")]
+_TEST = [("x_test", "y_test"), ("X_test", "y_test")]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What NumPy raises for a broken file or for pickled objects, as one error that names the file."""
+    try:
+        yield
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+            raise InputError(
+                f"{path.name} holds Python objects (pickled), which could run code and are never read. Save plain "
+                "arrays of numbers or text: `np.savez(path, x=x, y=y)` with `x.dtype` float."
+            ) from error
+        raise InputError(f"{path.name} is not a readable {path.suffix} file: {error}.") from error
+
+
+def read_npz(path: Path, *, targets: bool = True) -> dict[str, np.ndarray]:
+    """The arrays "x", "y" and, if the file has them, "x_test", "y_test"; without `targets` only "x".
+
+    The file names them x, y or X, y or x_train, y_train, and x_test, y_test. Other arrays are left alone.
+
+    **Raises:** `InputError`.
+    """
+    # NumPy leaks the file if it opens it itself and cannot read it.
+    with _readable(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        have = set(archive.files)
+        pairs = [pair for pair in _TRAIN if set(pair[: 1 + targets]) <= have]
+        if not pairs:
+            wanted = "x and y (or X and y, or x_train and y_train)" if targets else "x (or X, or x_train)"
+            found = ", ".join(archive.files) or "nothing"
+            raise InputError(f"{path.name} must hold the arrays {wanted}, but holds {found}.")
+        found = dict(zip(("x", "y"), pairs[0], strict=True)) if targets else {"x": pairs[0][0]}
+        for x, y in _TEST if targets else []:
+            if {x, y} <= have:
+                found |= {"x_test": x, "y_test": y}
+        return {name: archive[key] for name, key in found.items()}
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """One array; raises `InputError` if the file is broken or pickled."""
+    with _readable(path), path.open("rb") as file:
+        return np.load(file, allow_pickle=False)

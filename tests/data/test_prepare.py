@@ -1,0 +1,107 @@
+"""Scales, test sets and subsets, against scikit-learn where it has the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.preprocessing import StandardScaler
+
+from ntkit.data import load, sample, split, standardise, unit_sphere
+from ntkit.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["wine", "digits", "diabetes"])
+def test_standardise_is_scikit_learns(name):
+    data = split(load(name), 0.3)
+    scaler = StandardScaler().fit(data.x)
+    done = standardise(data)
+    np.testing.assert_allclose(done.x, scaler.transform(data.x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(done.x_test, scaler.transform(data.x_test), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_feature_becomes_zero(dtype):
+    data = load("wine")
+    x = data.x.astype(dtype)
+    x[:, 3] = dtype(0.1)
+    done = standardise(replace(data, x=x))
+    assert done.x.dtype == dtype
+    assert (done.x[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_rows_get_one_length_at_any_scale(scale):
+    data = split(load("wine"), 0.3)
+    x = (data.x * scale).astype(np.float32)
+    x[2] = 0
+    done = unit_sphere(replace(data, x=x), radius=3.0)
+    norms = np.linalg.norm(done.x, axis=1)
+    assert norms[2] == 0
+    np.testing.assert_allclose(np.delete(norms, 2), 3, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(done.x_test, axis=1), 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, np.inf, np.nan])
+def test_a_length_must_be_positive(radius):
+    with pytest.raises(InputError, match="`radius`"):
+        unit_sphere(load("iris"), radius=radius)
+
+
+def rows(x):
+    return sorted(map(tuple, x))
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "diabetes"])
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_a_split_loses_nothing_and_keeps_the_proportions(name, fraction):
+    data = load(name)
+    done = split(data, fraction, seed=1)
+    assert len(done.x_test) == round(fraction * len(data.x))
+    assert rows(np.column_stack([data.x, data.y])) == rows(
+        np.vstack([np.column_stack([done.x, done.y]), np.column_stack([done.x_test, done.y_test])])
+    )
+    for label in data.classes:
+        assert abs((done.y_test == label).sum() - fraction * (data.y == label).sum()) <= 1
+
+
+def test_a_split_depends_on_its_seed_only():
+    a, b, c = (split(load("iris"), 0.2, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(a.x_test, b.x_test)
+    assert (a.x_test != c.x_test).any()
+
+
+def test_a_class_of_one_stays_in_the_training_set():
+    data = load("iris")
+    y = data.y.copy()
+    y[0] = 7
+    done = split(replace(data, y=y), 0.5)
+    assert 7 in done.y
+    assert 7 not in done.y_test
+
+
+def test_a_second_split_is_refused():
+    done = split(load("iris"), 0.5)
+    with pytest.raises(InputError, match="test set of its own"):
+        split(done, 0.5)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1e-6, np.nan])
+def test_a_split_of_nothing_is_refused(fraction):
+    with pytest.raises(InputError, match="`fraction`"):
+        split(load("iris"), fraction)
+
+
+def test_a_split_that_would_empty_a_class_is_refused():
+    with pytest.raises(InputError, match="keep 1 each"):
+        split(load("iris"), 0.99)
+
+
+def test_a_sample_keeps_the_proportions():
+    data = split(load("digits"), 0.25)
+    done = sample(data, 100)
+    assert len(done.x) == 100
+    assert abs(np.bincount(done.y) - 100 * np.bincount(data.y) / len(data.y)).max() <= 1
+    assert done.x_test is data.x_test
+    assert sample(data, 10**6) is data
+    with pytest.raises(InputError, match="`n`"):
+        sample(data, 0)
