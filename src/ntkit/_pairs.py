@@ -1,5 +1,7 @@
 """The law of the raw data at all pairs of rows: one matrix product, and exact gaps where rows nearly coincide."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -7,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from ntkit._check import is_float
 from ntkit.errors import InputError
 from ntkit.nn import Covariance
-from ntkit.nn._law import safe_sqrt, size
+from ntkit.nn._law import safe_divide, safe_sqrt, size
 
 # Up to this many features the differences of all pairs are summed directly; beyond, a matrix product is far cheaper.
 FEW_FEATURES = 16
@@ -44,28 +46,37 @@ def pair_laws(x1: Float[Array, "n d"], x2: Float[Array, "m d"] | None) -> tuple[
     K(x, y) = x.y / d. The gap sqrt(K(x,x) K(y,y)) - |K(x,y)| of nearly parallel rows is summed from the differences of the
     unit vectors: 1 - cos = |x/|x| - y/|y||^2 / 2, while 1 minus a rounded cosine has lost every digit.
     """
-    symmetric = x2 is None
-    q1, unit1 = variances(x1), _unit(x1)
-    q2, unit2 = (q1, unit1) if x2 is None else (variances(x2), _unit(x2))
-    cosine, gap = _few(unit1, unit2) if x1.shape[1] <= FEW_FEATURES else _many(unit1, unit2, symmetric)
-    s = safe_sqrt(q1)[:, None] * safe_sqrt(q2)[None, :]
-    law = Covariance(q1, s * cosine, q2, jnp.zeros((), x1.dtype), s * gap, width=x1.shape[1])
-    rows = Covariance(0, 0, None, None, 0, width=law.width)  # pyright: ignore[reportArgumentType]
-    columns = Covariance(None, 0, 0, None, 0, width=law.width)  # pyright: ignore[reportArgumentType]
-    return law, rows, columns
+    rows = _Rows.of(x1)
+    columns = rows if x2 is None else _Rows.of(x2)
+    pairs = _few if x1.shape[1] <= FEW_FEATURES else _many
+    cosine, gap = pairs(rows, columns, x2 is None)
+    s = rows.root[:, None] * columns.root[None, :]
+    zero = jnp.zeros((), x1.dtype)
+    law = Covariance(rows.q, s * cosine, columns.q, zero, s * gap, width=x1.shape[1])
+    over_rows = Covariance(0, 0, None, None, 0, width=law.width)  # pyright: ignore[reportArgumentType]
+    over_columns = Covariance(None, 0, 0, None, 0, width=law.width)  # pyright: ignore[reportArgumentType]
+    return law, over_rows, over_columns
 
 
-def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    # The largest entry is taken out first, so that squares neither overflow nor vanish.
-    top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1, keepdims=True))
-    x = x / jnp.where(top > 0, top, 1)
-    length = safe_sqrt(jnp.sum(x * x, axis=1, keepdims=True))
-    return x / jnp.where(length > 0, length, 1)
+class _Rows(NamedTuple):
+    """Examples with their variance q = |x|^2 / d, its root, and the factor that makes them unit vectors (0 for zero rows)."""
+
+    x: Float[Array, "n d"]
+    q: Float[Array, " n"]
+    root: Float[Array, " n"]
+    to_unit: Float[Array, " n"]
+
+    @staticmethod
+    def of(x: Float[Array, "n d"]) -> "_Rows":
+        q = variances(x)
+        root = safe_sqrt(q)
+        return _Rows(x, q, root, safe_divide(jnp.full_like(root, x.shape[1] ** -0.5), root))
 
 
-def _few(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+def _few(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """Cosines and relative gaps by direct sums over few features."""
-    cosine = apart = together = 0
+    x, y = rows.x * rows.to_unit[:, None], columns.x * columns.to_unit[:, None]
+    cosine = apart = together = jnp.zeros((len(x), len(y)), x.dtype)
     for k in range(x.shape[1]):
         a, b = x[:, k, None], y[None, :, k]
         cosine, apart, together = cosine + a * b, apart + (a - b) ** 2, together + (a + b) ** 2
@@ -73,38 +84,38 @@ def _few(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> tuple[Float[Array, "
     return cosine, jnp.where(size(cosine) > 0.5, closer, 1 - size(cosine))
 
 
-def _many(x: Float[Array, "n d"], y: Float[Array, "m d"], symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+def _many(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """Cosines and relative gaps by one matrix product; the few pairs that it cannot resolve are done again, exactly."""
-    cosine = jnp.clip(jnp.matmul(x, y.T, precision="highest"), -1, 1)
+    product = jnp.matmul(rows.x, columns.x.T, precision="highest")
+    cosine = product * (rows.to_unit[:, None] * columns.to_unit[None, :])
     rounded = 1 - size(cosine)
-    # Below the threshold the angle sqrt(2 gap) of a rounded gap would be wrong by more than a few units of float precision.
-    near = rounded < (2.0**-9 if x.dtype.itemsize <= 4 else 2.0**-18)
-    if symmetric:
-        near = near & ~jnp.eye(x.shape[0], dtype=bool)
     # Only the value is refined: d(gap) = -d|cosine| is right as it stands, and needs no derivative of a loop.
-    values = jax.lax.stop_gradient((x, y, cosine, rounded))
-    exact = jax.lax.cond(jnp.any(near), _refine, lambda x, y, c, g, near: g, *values, near)
-    return cosine, rounded + jax.lax.stop_gradient(exact - rounded)
+    rows, columns, known, value = jax.lax.stop_gradient((rows, columns, cosine, rounded))
+    diagonal = jnp.eye(*cosine.shape, dtype=bool) & symmetric
+    # Below the threshold the angle sqrt(2 gap) of a rounded gap would be wrong by more than a few units of float precision.
+    threshold = 2.0**-9 if cosine.dtype.itemsize <= 4 else 2.0**-18
+    nearest = jnp.min(jnp.where(diagonal, 1, value))
+    exact = jax.lax.cond(
+        nearest < threshold,
+        lambda: _refine(rows, columns, known, (1 - size(known) < threshold) & ~diagonal),
+        lambda: jnp.maximum(1 - size(known), 0),
+    )
+    return cosine, rounded + jax.lax.stop_gradient(exact - value)
 
 
-def _refine(x: Array, y: Array, cosine: Array, gap: Array, near: Bool[Array, "n m"]) -> Array:
-    """`gap` with the entries marked by `near` replaced by |x -+ y|^2 / 2, a chunk of pairs at a time."""
-    columns, chunk = gap.shape[1], min(CHUNK, gap.size)
+def _refine(rows: _Rows, columns: _Rows, cosine: Float[Array, "n m"], near: Bool[Array, "n m"]) -> Float[Array, "n m"]:
+    """The relative gaps, those marked by `near` as |x -+ y|^2 / 2 of the unit vectors, a chunk of pairs at a time."""
+    total, chunk = cosine.size, min(CHUNK, cosine.size)
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        gap, near, _ = state
-        (index,) = jnp.nonzero(near, size=chunk, fill_value=gap.shape[0])
-        i, j = jnp.minimum(index, gap.shape[0] - 1) // columns, index % columns
-        sign = jnp.where(flat[jnp.minimum(index, gap.shape[0] - 1)] < 0, -1, 1).astype(gap.dtype)
-        difference = x[i] - sign[:, None] * y[j]
-        gap = gap.at[index].set(jnp.sum(difference * difference, axis=1) / 2, mode="drop")
-        near = near.at[index].set(False, mode="drop")
-        return gap, near, jnp.any(near)
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        gap, near = state
+        (index,) = jnp.nonzero(near, size=chunk, fill_value=total)  # the filling lies outside, so its writes are dropped
+        i, j = jnp.divmod(jnp.minimum(index, total - 1), cosine.shape[1])
+        sign = jnp.where(cosine[i, j] < 0, -columns.to_unit[j], columns.to_unit[j])
+        difference = rows.to_unit[i][:, None] * rows.x[i] - sign[:, None] * columns.x[j]
+        exact = jnp.sum(difference * difference, axis=1) / 2
+        return gap.at[index].set(exact, mode="drop"), near.at[index].set(False, mode="drop")
 
-    flat = cosine.ravel()
-    state = gap.ravel(), near.ravel(), jnp.asarray(True)
-    gap, _, _ = jax.lax.while_loop(lambda state: state[2], step, state)
+    gap = jnp.maximum(1 - size(cosine), 0)
+    gap, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), step, (gap.ravel(), near.ravel()))
     return gap.reshape(cosine.shape)
-
-
-__all__ = ["check_batches", "pair_laws", "variances"]

@@ -10,17 +10,24 @@ from numpy.polynomial import chebyshev
 Scalars = Float[Array, "..."]
 
 
-def _arcsine_coefficients(degree: int) -> tuple[float, ...]:
-    """Monomial coefficients, highest first, of asin(sqrt(w)) / sqrt(w) on [0, 1/4] (nearest singularity: w = 1)."""
-    taylor = [math.comb(2 * k, k) / 4**k / (2 * k + 1) for k in range(40)]
-    # The constant term is 1, exactly; fitting the rest over w keeps small angles right to the last digit.
-    rest = chebyshev.chebinterpolate(lambda x: np.polynomial.polynomial.polyval((x + 1) / 8, taylor[1:]), degree - 1)
-    fit = chebyshev.Chebyshev(rest, domain=[0, 0.25]).convert(kind=np.polynomial.Polynomial)
-    return (*(float(c) for c in fit.coef[::-1]), 1.0)
+def _fit(taylor: list[float], degree: int) -> tuple[float, ...]:
+    """Monomial coefficients, highest first, on w in [0, 1/2] of a power series whose nearest singularity is w = 1.
+
+    The constant term is kept; fitting the rest over w keeps small angles right to the last digit.
+    """
+    rest = chebyshev.chebinterpolate(lambda x: np.polynomial.polynomial.polyval((x + 1) / 4, taylor[1:]), degree - 1)
+    fit = chebyshev.Chebyshev(rest, domain=[0, 0.5]).convert(kind=np.polynomial.Polynomial)
+    return (*(float(c) for c in fit.coef[::-1]), taylor[0])
 
 
-# Errors of the two fits: 1e-9 and 1e-17, below the rounding of their dtype.
-_COEFFICIENTS = {4: _arcsine_coefficients(7), 8: _arcsine_coefficients(14)}
+_BINOMIALS = [math.comb(2 * k, k) / 4**k for k in range(64)]
+_ASIN = [b / (2 * k + 1) for k, b in enumerate(_BINOMIALS)]  # asin(sqrt w) / sqrt w
+_COS = [b / (1 - 2 * k) for k, b in enumerate(_BINOMIALS)]  # sqrt(1 - w)
+# sin(psi) - psi cos(psi) = 2 sqrt(w) (sqrt(1 - w) - (1 - 2 w) asin(sqrt w) / sqrt w), whose series starts at w.
+_WEDGE = [c - a + 2 * b for c, a, b in zip(_COS[1:], _ASIN[1:], _ASIN[:-1], strict=True)]
+# By bytes of the dtype; the errors, 1e-9 and 1e-17, are below its rounding.
+_ASIN_FIT = {size: _fit(_ASIN, degree) for size, degree in ((4, 10), (8, 20))}
+_WEDGE_FIT = {size: _fit(_WEDGE, degree) for size, degree in ((4, 9), (8, 20))}
 
 
 def safe_sqrt(x: Scalars) -> Scalars:
@@ -33,21 +40,28 @@ def safe_sqrt(x: Scalars) -> Scalars:
 def angle(xx: Scalars, xy: Scalars, yy: Scalars, gap: Scalars) -> tuple[Scalars, Scalars]:
     """The angle theta in [0, pi] with cos(theta) = xy / s, and s = sqrt(xx) sqrt(yy). All arrays broadcast.
 
-    For |cos(theta)| >= 1/2 it is read off the carried `gap` = s - |xy| (theta = 2 asin(sqrt(gap / 2 s)), or its
-    reflection), so that nearly parallel pairs keep all their digits; elsewhere off `xy` (theta = pi/2 - asin(xy / s)),
-    so that derivatives at orthogonal pairs are right. Where s = 0, theta = pi/2 with derivative 0.
+    It is read off the carried `gap` = s - |xy|, so that nearly (anti)parallel pairs keep all their digits. Where s = 0,
+    theta = pi/2 with derivative 0.
     """
-    s = safe_sqrt(xx) * safe_sqrt(yy)
-    alive = s > 0
-    inverse = 1 / jnp.where(alive, s, 1)
-    cosine = jnp.where(alive, xy * inverse, 0)
-    near = jnp.abs(cosine) >= 0.5
-    half = jnp.where(near, gap * inverse, 0) / 2
-    w = jnp.where(near, half, cosine * cosine)
-    series = jnp.zeros_like(w)
-    for c in _COEFFICIENTS[8 if w.dtype.itemsize > 4 else 4]:
-        series = series * w + c
-    folded = 2 * safe_sqrt(half) * series
-    beyond = jnp.where(near, 0, cosine) * series
-    theta = jnp.where(near, jnp.where(cosine > 0, folded, math.pi - folded), math.pi / 2 - beyond)
-    return theta, s
+    psi, s, _ = acute(xx, xy, yy, gap)
+    return jnp.where(xy < 0, math.pi - psi, psi), s
+
+
+def acute(xx: Scalars, xy: Scalars, yy: Scalars, gap: Scalars) -> tuple[Scalars, Scalars, Scalars]:
+    """The acute angle psi with cos(psi) = |xy| / s, then s, and s (sin(psi) - psi cos(psi)), free of cancellation."""
+    roots = safe_sqrt(xx), safe_sqrt(yy)
+    # Inverses per example, not per pair: a division costs as much as a polynomial.
+    a, b = (jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0) for root in roots)
+    alive = [jnp.where(root > 0, jnp.ones_like(root), 0) for root in roots]
+    w = (gap * (a * b) + (1 - alive[0] * alive[1])) / 2  # sin^2(psi / 2), at most 1/2
+    s, chord = roots[0] * roots[1], 2 * safe_sqrt(w)
+    bytes_ = 8 if w.dtype.itemsize > 4 else 4
+    psi, wedge = chord * _polynomial(_ASIN_FIT[bytes_], w), chord * w * _polynomial(_WEDGE_FIT[bytes_], w)
+    return psi, s, s * wedge
+
+
+def _polynomial(coefficients: tuple[float, ...], w: Scalars) -> Scalars:
+    total = jnp.full_like(w, coefficients[0])
+    for c in coefficients[1:]:
+        total = total * w + c
+    return total

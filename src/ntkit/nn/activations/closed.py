@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ntkit.nn._law import Covariance, Scalar, is_zero, size
 from ntkit.nn._layer import Signal
-from ntkit.nn.activations._angle import angle, safe_sqrt
+from ntkit.nn.activations._angle import acute, angle, safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
 
 
@@ -41,35 +41,18 @@ class PiecewiseLinear(Nonlinearity):
         return jnp.where(x < 0, self.below * x, self.above * x)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        # With psi the acute angle and w = sin(psi) - psi cos(psi), E[phi phi] is alpha c + beta s w at acute angles and
+        # (beta pi - alpha) |c| + beta s w at obtuse ones: sums in which nothing cancels.
         alpha, beta = self._alpha_beta()
-        theta, s = angle(xx, xy, yy, gap)
-        far = s + size(xy)
-        if xy.dtype.itemsize > 4:
-            value, new_gap = self._to_the_last_digit(theta, s, xy, gap)
-        else:
-            wedge = beta * (safe_sqrt(gap * far) - theta * xy)
-            value = alpha * xy + wedge
-            signed = jnp.where(xy >= 0, alpha * gap, alpha * far) - wedge  # alpha s - value
-            new_gap = jnp.where(value >= 0, signed, alpha * s + value)
-        return Dual(value, alpha - beta * theta, jnp.maximum(new_gap, 0))
-
-    def _to_the_last_digit(self, theta: Array, s: Array, xy: Array, gap: Array) -> tuple[Array, Array]:
-        """Value and gap with a relative error of eps even where sin(theta) - theta cos(theta) cancels.
-
-        With psi the acute angle and w(psi) = sin(psi) - psi cos(psi) from its series, at obtuse angles
-        value = (beta pi - alpha) |c| + beta s w and alpha s - value = alpha gap + (2 alpha - beta pi) |c| - beta s w.
-        """
-        alpha, beta = self._alpha_beta()
-        total, far = self.above + self.below, size(xy)
-        obtuse = -self.above * self.below  # beta pi - alpha, exactly
-        psi = jnp.where(xy >= 0, theta, math.pi - theta)
-        acute = far >= s / 2
-        direct = safe_sqrt(gap * (s + far)) - theta * xy
-        wedge = beta * jnp.where(acute, s * _wedge(jnp.where(acute, psi, 0)), direct)
-        value = jnp.where(acute & (xy < 0), obtuse * far, alpha * xy) + wedge
-        near = jnp.where(xy >= 0, alpha * gap, alpha * gap + total * total / 2 * far) - wedge
-        signed = jnp.where(acute, near, alpha * jnp.where(xy >= 0, gap, s + far) - wedge)
-        return value, jnp.where(value >= 0, signed, alpha * s + value)
+        psi, s, wedge = acute(xx, xy, yy, gap)
+        far, obtuse, wedge = size(xy), -self.above * self.below, beta * wedge  # beta pi - alpha = -above below
+        value = jnp.where(xy < 0, obtuse, alpha) * far + wedge
+        derivative = jnp.where(xy < 0, -obtuse + beta * psi, alpha - beta * psi)
+        total = self.above + self.below
+        apart = alpha * gap - wedge + jnp.where(xy < 0, total * total / 2 * far, 0)  # alpha s - value
+        if not (isinstance(obtuse, (int, float)) and obtuse >= 0):  # then the value may be negative
+            apart = jnp.where(value < 0, alpha * s + value, apart)
+        return Dual(value, derivative, jnp.maximum(apart, 0))
 
     def diagonal(self, q: Array) -> Diagonal:
         alpha, _ = self._alpha_beta()
@@ -77,14 +60,6 @@ class PiecewiseLinear(Nonlinearity):
 
     def mean(self, q: Array) -> Array:
         return (self.above - self.below) * safe_sqrt(q) / math.sqrt(2 * math.pi)
-
-
-def _wedge(psi: Array) -> Array:
-    """sin(psi) - psi cos(psi) on [0, pi/3], by its Taylor series."""
-    square, series = psi * psi, jnp.zeros_like(psi)
-    for k in range(10, 0, -1):
-        series = series * square + (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1)
-    return psi * square * series
 
 
 class Relu(PiecewiseLinear):
