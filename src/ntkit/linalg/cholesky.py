@@ -1,0 +1,146 @@
+"""Cholesky factorisation of a kernel matrix plus noise, with a jitter ladder that is climbed aloud."""
+
+import dataclasses
+import itertools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Float
+
+from ntkit.errors import ComputationError, InputError
+from ntkit.linalg.condition import inverse_norm
+from ntkit.linalg.statistics import Statistics
+
+
+class JitterWarning(UserWarning):
+    """A matrix was not positive definite in floating point; the message says what was added to its diagonal."""
+
+
+# Rungs in units of the mean of the diagonal. The first is some ten times the rounding error of the matrix itself.
+LADDERS = {np.dtype(np.float64): (1e-14, 1e-12, 1e-10, 1e-8), np.dtype(np.float32): (1e-6, 1e-5, 1e-4)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cholesky:
+    """Solve by Cholesky factorisation: n^3 / 3 operations once, n^2 per right-hand side.
+
+    If the matrix is not positive definite in floating point, the rungs of `ladder` are tried in turn: multiples of the
+    mean of its diagonal, added to the diagonal. Any rung climbed is a `JitterWarning` and stands in the statistics.
+
+    - `ladder`: increasing positive numbers; None for 1e-14, 1e-12, 1e-10, 1e-8 in float64 and 1e-6, 1e-5, 1e-4 in
+      float32; `()` to forbid jitter.
+    """
+
+    ladder: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        rungs = self.ladder or ()
+        if not all(np.isfinite(r) and r > 0 for r in rungs) or any(b <= a for a, b in itertools.pairwise(rungs)):
+            raise InputError(f"`ladder` must be increasing positive numbers, but got {self.ladder!r}.")
+
+    def factorise(self, matrix: Float[Array, "n n"], noise: Float[Array, ""] | Float[Array, " n"]) -> "CholeskySolver":
+        """The solver of (matrix + diag(noise)) x = b.
+
+        **Raises:** `ComputationError` with the smallest eigenvalue when the last rung is still not enough.
+        """
+        unit = abs(float(jnp.mean(jnp.diagonal(matrix) + noise)))
+        rungs = LADDERS[np.dtype(matrix.dtype)] if self.ladder is None else self.ladder
+        tried: list[float] = []
+        for rung in (0.0, *rungs):
+            tried.append(rung * unit)
+            lower, ok = _factor(matrix, noise, jnp.asarray(tried[-1], matrix.dtype))
+            if bool(ok):
+                break
+        else:
+            raise ComputationError(_not_definite(matrix, noise, tried))
+        if tried[-1]:
+            warnings.warn(
+                f"The kernel matrix plus noise is not positive definite in {matrix.dtype}: added a jitter of "
+                f"{tried[-1]:.1e} ({rungs[len(tried) - 2]:.0e} of its mean diagonal). Raise `noise` to choose it.",
+                JitterWarning,
+                stacklevel=3,
+            )
+        return CholeskySolver(matrix, noise, lower, tuple(tried))
+
+
+@jax.jit
+def _factor(matrix, noise, jitter):
+    n = matrix.shape[0]
+    # Only the lower triangle is read; symmetrising here would cost a copy and hide an asymmetric kernel.
+    lower = jax.lax.linalg.cholesky(matrix.at[jnp.arange(n), jnp.arange(n)].add(noise + jitter), symmetrize_input=False)
+    return lower, jnp.all(jnp.isfinite(jnp.diagonal(lower)))
+
+
+def _not_definite(matrix, noise, tried) -> str:
+    n = matrix.shape[0]
+    host = np.array(matrix)
+    smallest = float(scipy.linalg.eigvalsh(host, subset_by_index=[0, 0])[0])
+    return (
+        f"The kernel matrix of {n} examples is not positive semi-definite: its smallest eigenvalue is {smallest:.3e} "
+        f"(noise at least {float(jnp.min(noise)):.1e}, mean diagonal {float(np.mean(np.diagonal(host))):.1e}), and a "
+        f"jitter of {tried[-1]:.1e} was not enough. Pass `noise` above {max(-smallest, 0.0):.1e}, work in float64, or "
+        "check that the kernel is one: symmetric, and positive semi-definite for every set of inputs."
+    )
+
+
+class CholeskySolver:
+    """A = matrix + diag(noise) + jitter I = L L^T, factorised."""
+
+    def __init__(self, matrix, noise, lower, ladder):
+        self.matrix, self.noise, self.lower, self.ladder = matrix, noise, lower, ladder
+
+    @property
+    def jitter(self) -> float:
+        return self.ladder[-1]
+
+    def solve(self, b: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """A^-1 b."""
+        return _solve(self.lower, b)
+
+    def quadratic(self, b: Float[Array, "n k"], *, full: bool = False) -> Float[Array, "..."]:
+        """b^T A^-1 b (k, k), or its diagonal (k,). Formed as a square, so that it is never negative."""
+        half = _half(self.lower, b)
+        return half.T @ half if full else jnp.sum(half * half, axis=0)
+
+    def log_determinant(self) -> float:
+        """log det A."""
+        return 2.0 * float(jnp.sum(jnp.log(jnp.diagonal(self.lower))))
+
+    def inverse_diagonal(self) -> Float[Array, " n"]:
+        """diag(A^-1), from the columns of L^-1."""
+        return self.quadratic(jnp.eye(self.lower.shape[0], dtype=self.lower.dtype))
+
+    def solve_with_statistics(self, b: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Statistics]:
+        x = self.solve(b)
+        return x, self._statistics(b, x)
+
+    def _statistics(self, b, x) -> Statistics:
+        product = self.matrix @ x + jnp.reshape(self.noise, (-1, 1)) * x
+        norm = float(jnp.max(jnp.sum(jnp.abs(self.matrix), axis=0) + self.noise)) + self.jitter
+        return Statistics(
+            method="cholesky",
+            size=b.shape[0],
+            jitter=self.jitter,
+            ladder=self.ladder,
+            condition=norm * inverse_norm(lambda v: _solve(self.lower, v[:, None])[:, 0], x[:, 0]),
+            residual=relative_residual(product, b),
+        )
+
+
+@jax.jit
+def _solve(lower, b):
+    return jax.scipy.linalg.cho_solve((lower, True), b)
+
+
+@jax.jit
+def _half(lower, b):
+    return jax.scipy.linalg.solve_triangular(lower, b, lower=True)
+
+
+def relative_residual(product: Float[Array, "n k"], b: Float[Array, "n k"]) -> float:
+    """The largest norm(product - b) / norm(b) over columns; a column of zeros counts with norm 1."""
+    norm = jnp.linalg.norm(b, axis=0)
+    return float(jnp.max(jnp.linalg.norm(product - b, axis=0) / jnp.where(norm > 0, norm, 1.0)))

@@ -1,0 +1,29 @@
+"""Prediction: posteriors, kernel ridge, infinite ensembles, and the choice of a kernel. Factorise once, ask often."""
+
+from ntkit.linalg import CG as CG
+from ntkit.linalg import Cholesky as Cholesky
+from ntkit.linalg import JitterWarning as JitterWarning
+from ntkit.linalg import Statistics as Statistics
+from ntkit.predict.classify import Calibration as Calibration
+from ntkit.predict.classify import Classifier as Classifier
+from ntkit.predict.classify import class_probabilities as class_probabilities
+from ntkit.predict.classify import classify as classify
+from ntkit.predict.classify import fit_temperature as fit_temperature
+from ntkit.predict.classify import one_hot as one_hot
+from ntkit.predict.ensemble import Ensemble as Ensemble
+from ntkit.predict.ensemble import SingularKernelWarning as SingularKernelWarning
+from ntkit.predict.ensemble import ensemble as ensemble
+from ntkit.predict.likelihood import log_marginal_likelihood as log_marginal_likelihood
+from ntkit.predict.maximise import Maximum as Maximum
+from ntkit.predict.maximise import NotConvergedWarning as NotConvergedWarning
+from ntkit.predict.maximise import maximise_likelihood as maximise_likelihood
+from ntkit.predict.posterior import LeaveOneOut as LeaveOneOut
+from ntkit.predict.posterior import Posterior as Posterior
+from ntkit.predict.posterior import Prediction as Prediction
+from ntkit.predict.posterior import posterior as posterior
+from ntkit.predict.ridge import Ridge as Ridge
+from ntkit.predict.ridge import ridge as ridge
+from ntkit.predict.tune import Candidate as Candidate
+from ntkit.predict.tune import KFold as KFold
+from ntkit.predict.tune import Tuning as Tuning
+from ntkit.predict.tune import tune as tune

@@ -1,0 +1,238 @@
+"""The infinite ensemble of infinitely wide networks trained by gradient flow: mean and covariance at any time.
+
+J. Lee, L. Xiao et al., "Wide Neural Networks of Any Depth Evolve as Linear Models Under Gradient Descent", NeurIPS
+2019, eq. 14 - 16 (Gaussian process behaviour during training), with the learning-rate convention of Jacot et al. 2018.
+"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkit.errors import InputError
+from ntkit.linalg import spectrum
+from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
+from ntkit.predict._evaluate import evaluate, evaluate_diagonal
+from ntkit.predict.posterior import _nonnegative, draw
+
+
+class SingularKernelWarning(UserWarning):
+    """Some directions of the labels are beyond the kernel's reach in floating point: they are never learned."""
+
+
+class EnsemblePrediction(NamedTuple):
+    """`mean` (*t, m) or (*t, m, o) and the `covariance` that the outputs share: (*t, m, m), or variances (*t, m)."""
+
+    mean: Float[np.ndarray, "..."]
+    covariance: Float[np.ndarray, "..."] | None
+
+
+class EnsembleStatistics(NamedTuple):
+    """Of the training NTK: its extreme eigenvalues, how many are zero within rounding, and the slowest and fastest time
+    scale n / (learning_rate (eigenvalue + noise)) among the others."""
+
+    largest: float
+    smallest: float
+    null: int
+    slowest: float
+    fastest: float
+
+
+class Ensemble:
+    """Networks f ~ GP(0, NNGP) at t = 0, trained on (x, y) by gradient flow: what `ntkit.ensemble` returns."""
+
+    def __init__(self, both, x, y, flat, rate, noise, spec, rotated_prior, dtype, memory):
+        self._both, self.x, self._y, self._flat, self._rate, self._noise = both, x, y, flat, rate, noise
+        self._spectrum, self._prior, self.dtype, self._memory = spec, rotated_prior, dtype, memory
+        alive = np.asarray(spec.values)[np.asarray(spec.values) > spec.rounding] + noise
+        null = x.shape[0] - alive.size
+        scale = x.shape[0] / rate / alive if alive.size else np.array([np.inf])
+        self.statistics = EnsembleStatistics(
+            float(spec.values[-1]), spec.smallest, null, float(scale.max()), float(scale.min())
+        )
+
+    def __repr__(self) -> str:
+        return f"Ensemble(n={self.x.shape[0]}, outputs={self._y.shape[1]}, dtype={self.dtype}; {self.statistics})"
+
+    def __call__(self, x_test: Any, t: Any = None, *, covariance: str | None = "full") -> EnsemblePrediction:
+        """Mean and covariance over networks of the outputs at `x_test`, after training for time `t`, in NumPy.
+
+        With A_t = (Theta + noise I)^-1 (I - exp(-learning_rate t (Theta + noise I) / n)) and B = Theta(x_test, x) A_t,
+
+            mean = B y,     cov = K(x_test, x_test) - B K(x, x_test) - K(x_test, x) B^T + B K(x, x) B^T
+
+        where K is the NNGP and Theta the NTK (n^3 was paid once; a time costs m n^2, m n^2 more for the covariance).
+
+        - `x_test`: (m, ...); None for the training examples.
+        - `t`: a time >= 0, infinity, or an array of such, whose axis then stands first in the results; None is
+          infinity.
+        - `covariance`: `"full"` (m, m), `"diagonal"` (m,) or None.
+
+        At infinity without noise, directions whose eigenvalue is zero within rounding are not learned (a
+        `SingularKernelWarning` says how many). A variance negative beyond rounding is a `ComputationError`.
+        """
+        if covariance not in ("diagonal", "full", None):
+            raise InputError(f'`covariance` must be "full", "diagonal" or None, but got {covariance!r}.')
+        times = _parse_times(t)
+        x_test = self.x if x_test is None else parse_x("x_test", x_test, self.dtype, self.x)
+        self._warn_if_singular(times)
+        with precision(self.dtype):
+            found = [self._at(time, covariance, *self._cross(x_test), x_test) for time in np.atleast_1d(times)]
+        mean = np.stack([restore(m, self._flat) for m, _ in found])
+        cov = None if covariance is None else np.stack([c for _, c in found])
+        return (
+            EnsemblePrediction(mean, cov)
+            if np.ndim(times)
+            else EnsemblePrediction(mean[0], cov if cov is None else cov[0])
+        )
+
+    def sample(self, key: Array, x_test: Any, t: Any = None, size: int = 1) -> Float[np.ndarray, "..."]:
+        """`size` trained networks' outputs at `x_test` and one time `t`: (size, m) or (size, m, o)."""
+        if np.ndim(_parse_times(t)):
+            raise InputError("`t` must be one time for samples, but got an array. Call `sample` once for each.")
+        mean, cov = self(x_test, t)
+        return draw(key, mean, cov, size, self.dtype)
+
+    def _cross(self, x_test):
+        """(Theta(x_test, x) V, K(x_test, x) V), the test kernels in the eigenbasis of the training NTK."""
+        nngp, ntk = evaluate(self._both, x_test, None if x_test is self.x else self.x, memory=self._memory)
+        return ntk @ self._spectrum.vectors, nngp @ self._spectrum.vectors
+
+    def _at(self, time, covariance, ntk, nngp, x_test):
+        b = (
+            ntk
+            * _gain(self._spectrum.values, self._spectrum.rounding, self._noise, self._rate / self.x.shape[0], time)[
+                None
+            ]
+        )
+        mean = b @ (self._spectrum.vectors.T @ self._y)
+        if covariance is None:
+            return mean, None
+        # B K B^T - B K_x* - K_*x B^T = (B K - K_*x) B^T - B K_x*: two products, not three.
+        left = b @ self._prior - nngp
+        if covariance == "full":
+            prior = np.asarray(self._test_prior(x_test))
+            cov = prior + np.asarray(left @ b.T - b @ nngp.T)
+            cov = (cov + cov.T) / 2
+            np.fill_diagonal(cov, _nonnegative(np.diagonal(cov), np.diagonal(prior)))
+            return mean, cov
+        prior = np.asarray(evaluate_diagonal(_Nngp(self._both), x_test))
+        return mean, _nonnegative(prior + np.asarray(jnp.sum(left * b - b * nngp, axis=1)), prior)
+
+    def _test_prior(self, x_test):
+        return evaluate(self._both, x_test, memory=self._memory)[0]
+
+    def _warn_if_singular(self, times) -> None:
+        if self.statistics.null and not self._noise and np.any(np.isinf(times)):
+            warnings.warn(
+                f"{self.statistics.null} of the {self.x.shape[0]} eigenvalues of the training NTK are zero within "
+                f"rounding ({self._spectrum.rounding:.1e}): labels in those directions are not learned at t = infinity. "
+                "Duplicate examples do that; pass `noise`, or a finite `t`.",
+                SingularKernelWarning,
+                stacklevel=3,
+            )
+
+
+class _Nngp(eqx.Module):
+    """The NNGP half of a pair, for its diagonal."""
+
+    both: Any
+
+    def diagonal(self, x):
+        return self.both.diagonal(x)[0]
+
+
+@jax.jit
+def _gain(values, rounding, noise, rate, time):
+    """The eigenvalues of A_t: (1 - exp(-rate t (v + noise))) / (v + noise), with its limit rate t at zero."""
+    v = values + noise
+    positive = v > 0
+    safe = jnp.where(positive, v, 1.0)
+    finite = jnp.where(jnp.isinf(time), 0.0, time)
+    during = jnp.where(positive, -jnp.expm1(-rate * finite * safe) / safe, rate * finite)
+    # At infinity 1 / v would amplify the rounding of a null direction without bound.
+    after = jnp.where((values > rounding) | (noise > 0), 1.0 / safe, 0.0)
+    return jnp.where(jnp.isinf(time), after, during)
+
+
+def _parse_times(t: Any) -> np.ndarray:
+    times = np.asarray(np.inf if t is None else t)
+    if times.dtype.kind not in "iuf" or times.ndim > 1:
+        raise InputError(f"`t` must be a number, None or a one-dimensional array of times, but got {t!r}.")
+    times = times.astype(np.float64)
+    if times.size == 0 or np.isnan(times).any() or (times < 0).any():
+        raise InputError(f"`t` must be times of zero or more (infinity is one), but got {t!r}.")
+    return times
+
+
+def ensemble(
+    net: Any,
+    x: Any,
+    y: Any,
+    *,
+    learning_rate: float = 1.0,
+    noise: float = 0.0,
+    dtype: Any = np.float64,
+    memory: str | int | None = None,
+    progress: bool = False,
+) -> Ensemble:
+    """All networks of one architecture, infinitely wide, each trained on (x, y) from its own initialisation.
+
+        ens = ntkit.ensemble(net, x, y, learning_rate=1.0)
+        mean, cov = ens(x_test, t=10.0)
+
+    Training is gradient flow, d theta / dt = -learning_rate grad C, on
+
+        C = |f(x) - y|^2 / (2 n) + noise |theta - theta_0|^2 / (2 n)
+
+    so that, without noise, df/dt = -(learning_rate / n) Theta (f - y) on the training set: squares are summed over outputs and averaged over the n examples, half of it (Jacot et al.
+    2018, section 5). One step of gradient descent with a small step size s on C is time s. neural-tangents also
+    averages over the o outputs: its time t is t / o here.
+
+    **Arguments:**
+
+    - `net`: a network of `ntkit.nn`; or its pair of kernels, a callable `(x1, x2=None) -> (nngp, ntk)` with
+      `.diagonal(x)`.
+    - `x`, `y`: examples (n, ...); labels (n,) or (n, outputs).
+    - `learning_rate`: positive; only its product with t matters.
+    - `noise`: zero or more, in units of the NTK: the pull back to the initial parameters.
+    - `dtype`, `memory`, `progress`: as in `ntkit.posterior`.
+
+    **Raises:** `InputError`; `ComputationError` for an NTK not finite or not positive semi-definite.
+    """
+    dtype = parse_dtype(dtype)
+    both = _pair(net)
+    x = parse_x("x", x, dtype)
+    y, flat = parse_y(y, x.shape[0], dtype)
+    rate = float(_number(learning_rate, "learning_rate", zero=False))
+    noise = float(_number(noise, "noise", zero=True))
+    with precision(dtype):
+        nngp, ntk = evaluate(both, x, memory=memory, progress=progress)
+        spec = spectrum(ntk, what="NTK")
+        rotated = spec.vectors.T @ nngp @ spec.vectors
+    return Ensemble(both, x, y, flat, rate, noise, spec, rotated, dtype, memory)
+
+
+def _number(value, name, *, zero):
+    value = parse_noise(value, 1, np.dtype(np.float64), name=name, zero=zero)
+    if value.ndim:
+        raise InputError(f"`{name}` must be one number, but got an array of shape {value.shape}.")
+    return value
+
+
+def _pair(net: Any) -> Any:
+    from ntkit.kernels import Both
+    from ntkit.nn import Layer
+
+    if isinstance(net, Layer):
+        return Both(net)
+    if not callable(net) or not hasattr(net, "diagonal"):
+        raise InputError(
+            f"`net` must be a network of `ntkit.nn`, or a pair of kernels as `ntkit.kernels.Both(net)`, but got "
+            f"{type(net).__name__}."
+        )
+    return net
