@@ -1,9 +1,10 @@
-"""What the documentation needs beyond its theme: formulas as MathML, and the measured tables in the navigation.
+"""What the documentation needs beyond its theme: formulas as MathML, each room's door, and the measured tables.
 
-Formulas are turned into MathML when the site is built. Browsers draw that themselves: no script, no fonts and no outside
-host are needed, neither to build nor to read; and a formula that cannot be read stops a strict build.
+Formulas are turned into MathML when the site is built. Browsers draw that themselves: no script and no outside host are
+needed, neither to build nor to read; and a formula that cannot be read stops a strict build.
 """
 
+import ast
 import html
 import logging
 import re
@@ -13,6 +14,9 @@ from typing import Any
 from latex2mathml.converter import convert
 
 log = logging.getLogger("mkdocs.hooks.math")
+
+# A line of a reference page: every public name of a module, in the order in which its __init__.py has them.
+DOOR = re.compile(r"^DOOR (\S+)$", re.MULTILINE)
 
 # What pymdownx.arithmatex leaves in a page: \(...\) within a line, \[...\] on lines of its own.
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
@@ -26,6 +30,22 @@ def on_config(config: Any) -> Any:
         if isinstance(section, dict) and "Benchmarks" in section:
             section["Benchmarks"] = ["benchmarks/index.md", *pages]
     return config
+
+
+def public_names(module: str) -> list[str]:
+    """The names in `__all__`, or those that are imported as themselves (`from a import b as b`)."""
+    init = Path("src", *module.split("."), "__init__.py")
+    tree = ast.parse(init.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    imports = [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return [alias.name for alias in imports if alias.asname == alias.name]
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The page with each `DOOR module` replaced by the documentation of the module's public names."""
+    return DOOR.sub(lambda match: "\n".join(f"::: {match[1]}.{name}" for name in public_names(match[1])), markdown)
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
