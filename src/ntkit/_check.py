@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -122,7 +123,7 @@ def check_dtype(name: str, x: HostArray, *, integers: str = "refuse") -> HostArr
         raise InputError(f"`{name}` must be real, but has dtype {x.dtype}. Stack `{name}.real` and `{name}.imag`.")
     raise InputError(
         f"`{name}` must be an array of floating-point numbers, but has dtype {x.dtype}. Convert it "
-        f"(`np.asarray({name}, dtype=np.float64)`; for a sparse matrix `{name}.toarray()`), and encode text columns first."
+        f"(`np.asarray({name}, dtype=np.float64)`; for a sparse matrix `{name}.toarray()`). Encode text columns first."
     )
 
 

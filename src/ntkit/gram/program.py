@@ -1,0 +1,233 @@
+"""The compiled form of a tile: one program per kernel structure, tile shape and kind, kept by JAX between calls."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from ntkit.errors import InputError, NtkitError
+from ntkit.gram.plan import Kind, Plan
+
+# How a value with trailing axes is mirrored: K(y, x)[b, a] = K(x, y)[a, b].
+_MIRROR = {2: (1, 0), 3: (1, 0, 2), 4: (1, 0, 3, 2)}
+
+
+class Static:
+    """The leaves of a kernel that are compiled into the program, as one hashable value."""
+
+    def __init__(self, tree: Any):
+        self.leaves, self.treedef = jax.tree.flatten(tree)
+        self._key = (self.treedef, *((type(leaf), _hashable(leaf)) for leaf in self.leaves))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self._key == other._key
+
+    def tree(self) -> Any:
+        return jax.tree.unflatten(self.treedef, self.leaves)
+
+
+def _hashable(leaf: Any) -> Any:
+    try:
+        hash(leaf)
+    except TypeError:
+        return _ByIdentity(leaf)
+    return leaf
+
+
+class _ByIdentity:
+    """Equal to itself only. Holds the object, so that its address is not given to another."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.value is self.value
+
+
+def is_dynamic(leaf: Any) -> bool:
+    """Arrays and Python floats are arguments of the program, so that another `w_std` does not compile again.
+
+    Except 0.0: layers leave out a bias that is exactly zero, which is a question of structure.
+    """
+    if isinstance(leaf, (float, np.floating)):
+        return float(leaf) != 0.0
+    return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufV")
+
+
+def run_tile(kernel: Callable, x1: Array, x2: Array | None = None) -> Any:
+    """The values of one tile, on its own: `x2=None` is a tile on the diagonal. Pure JAX."""
+    return kernel(x1) if x2 is None else kernel(x1, x2)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(static: Static, dynamic: Any, x1: Array, x2: Array | None = None) -> Any:
+    return run_tile(eqx.combine(dynamic, static.tree()), x1, x2)
+
+
+# A program of its own. In one with the tile, XLA for CPU fuses the elementwise part into the transposition too, and
+# computes it twice, the second time slowly; `optimization_barrier` does not help: 36 ms in place of 8.5 for 512 x 512
+# ReLU pairs of depth 10.
+@jax.jit
+def mirror_image(values: Any) -> Any:
+    """The values of tile (j, i), given those of (i, j)."""
+    return jax.tree.map(lambda leaf: leaf.transpose(_MIRROR[leaf.ndim]), values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How a kernel is traced. `x64`: Python floats keep 64 bits until they meet an array; `floats` are arguments."""
+
+    x64: bool
+    floats: bool
+
+
+@contextlib.contextmanager
+def precision(x64: bool) -> Iterator[None]:
+    """What each thread that touches the arrays must enter: JAX keeps this setting per thread."""
+    with jax.enable_x64(x64):
+        yield
+
+
+class Program:
+    """The tiles of one plan, traced at once and compiled when asked."""
+
+    def __init__(
+        self, kernel: Callable, plan: Plan, examples: tuple[tuple[int, ...], ...], dtype: np.dtype, device: Any
+    ):
+        self.plan, self.dtype, self.device = plan, dtype, device
+        self._shapes = [(length, *shape) for length, shape in zip(plan.tile, examples, strict=True)]
+        self.mode, traced = _trace_somehow(kernel, self._traced, plan.kinds, dtype)
+        self._traced_kinds = dict(zip(plan.kinds, traced, strict=True))
+        self._compiled: dict[str, Any] = {}
+        kind = plan.kinds[0]
+        self.struct = self._traced_kinds[kind].out_info
+        _check_values(self.struct, plan.tile, dtype)
+
+    def _traced(self, kernel: Callable, kind: Kind, mode: Mode) -> Any:
+        choose = (
+            is_dynamic
+            if mode.floats
+            else (lambda leaf: is_dynamic(leaf) and not isinstance(leaf, (float, np.floating)))
+        )
+        self._dynamic, static = eqx.partition(kernel, choose)
+        place = jax.sharding.SingleDeviceSharding(self.device)
+        inputs = [jax.ShapeDtypeStruct(shape, self.dtype, sharding=place) for shape in self._shapes]
+        with precision(mode.x64):
+            return _run.trace(Static(static), self._dynamic, *(inputs[:1] if kind == "diagonal" else inputs))
+
+    def compile(self) -> int:
+        """Compiles all kinds at once; returns the bytes that a running tile takes beside its inputs."""
+        with precision(self.mode.x64):
+            lowered = {kind: traced.lower() for kind, traced in self._traced_kinds.items()}
+            if "mirrored" in lowered:
+                lowered["image"] = mirror_image.lower(self._traced_kinds["mirrored"].out_info)
+        with ThreadPoolExecutor(max_workers=len(lowered)) as pool:
+            self._compiled = dict(zip(lowered, pool.map(_compile, lowered.values())))
+        sizes = {kind: _bytes_of(compiled) for kind, compiled in self._compiled.items()}
+        return max(sizes.get("diagonal", 0), sizes.get("plain", 0), sizes.get("mirrored", 0) + sizes.get("image", 0))
+
+    def __call__(self, kind: Kind, x1: Array, x2: Array) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+        """The leaves of the tile's values, and of their mirror image if it has one, on the host."""
+        values = self._compiled[kind](self._dynamic, *((x1,) if kind == "diagonal" else (x1, x2)))
+        image = self._compiled["image"](values) if kind == "mirrored" else None
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(values)]
+        return leaves, None if image is None else [np.asarray(leaf) for leaf in jax.tree.leaves(image)]
+
+
+def _compile(lowered: Any) -> Any:
+    return lowered.compile()
+
+
+def _bytes_of(compiled: Any) -> int:
+    """Temporaries and results of one run, as the compiler counts them."""
+    memory = compiled.memory_analysis()
+    if memory is None:  # not every backend tells
+        return 4 * sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(compiled.out_info))
+    return int(memory.temp_size_in_bytes + memory.output_size_in_bytes)
+
+
+def _trace_somehow(
+    kernel: Callable, trace: Callable, kinds: tuple[Kind, ...], dtype: np.dtype
+) -> tuple[Mode, list[Any]]:
+    """The first way of tracing that the kernel bears.
+
+    With 64 bits switched on, float32 arrays stay float32, and `w_std**2` is rounded once, to the dtype of the array it
+    meets, as it is in eager code; squaring a rounded sqrt(2) would be off by 6e-8 at every layer. A kernel that makes
+    float64 arrays of its own then, or that computes with its floats outside JAX, is traced the plain way.
+    """
+    wide = [True] if dtype.itemsize == 8 else [True, False]
+    modes = [Mode(x64, floats) for x64 in wide for floats in (True, False)]
+    failure: Exception | None = None
+    for mode in modes:
+        try:
+            traced = [trace(kernel, kind, mode) for kind in kinds]
+        except NtkitError:
+            raise
+        except Exception as error:
+            failure = error
+            continue
+        if all(leaf.dtype == dtype for t in traced for leaf in jax.tree.leaves(t.out_info)) or mode == modes[-1]:
+            return mode, traced
+    assert failure is not None
+    raise failure
+
+
+def _check_values(struct: Any, tile: tuple[int, int], dtype: np.dtype) -> None:
+    for leaf in jax.tree.leaves(struct):
+        if leaf.shape[:2] != tile or leaf.ndim not in _MIRROR:
+            raise InputError(
+                f"`kernel` must return an (n, m) array, or a named tuple of such arrays, for n and m examples, but for "
+                f"{tile[0]} and {tile[1]} examples it returns shape {leaf.shape}."
+            )
+        if leaf.dtype != dtype:
+            raise InputError(
+                f"`kernel` must return the dtype it is given, but for {dtype} it returns {leaf.dtype}. "
+                f'Compute in that dtype: `gram(..., dtype="{leaf.dtype}")`, or cast inside the kernel.'
+            )
+
+
+class Blocks:
+    """The rows of an input on the device, one tile's length at a time, the latest kept while they fit."""
+
+    def __init__(self, x: Any, length: int, dtype: np.dtype, device: Any, keep: float):
+        self._x, self._length, self._dtype, self._device = x, length, dtype, device
+        self._keep, self._kept, self._lock = keep, {}, threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        return self._length * int(np.prod(self._x.shape[1:])) * self._dtype.itemsize
+
+    def __getitem__(self, index: int) -> Array:
+        with self._lock:
+            if index in self._kept:
+                self._kept[index] = block = self._kept.pop(index)  # now the latest
+                return block
+        block = self._load(index)
+        with self._lock:
+            if self.bytes <= self._keep:
+                self._kept[index] = block
+                while len(self._kept) * self.bytes > self._keep:
+                    self._kept.pop(next(iter(self._kept)))
+        return block
+
+    def _load(self, index: int) -> Array:
+        rows = self._x[index * self._length : (index + 1) * self._length]
+        if len(rows) < self._length:  # a short last block is filled up with zeros
+            full = np.zeros((self._length, *rows.shape[1:]), self._dtype)
+            full[: len(rows)] = rows
+            rows = full
+        return jax.device_put(np.asarray(rows, self._dtype), self._device)
