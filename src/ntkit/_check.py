@@ -29,7 +29,7 @@ _MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 _CHUNK = 1 << 22
 
 
-def parse_memory(memory: str | int | None, *, name: str = "memory") -> int | None:
+def parse_memory(memory: Any, *, name: str = "memory") -> int | None:
     """Bytes of a memory budget: `"512MiB"`, `"2GB"` (decimal), a number of bytes, or None for no limit.
 
     **Raises:** `InputError` for another type, an unknown unit, or a budget below one byte.
@@ -53,7 +53,7 @@ def parse_memory(memory: str | int | None, *, name: str = "memory") -> int | Non
     return size
 
 
-def format_bytes(size: float) -> str:
+def format_bytes(size: int | float) -> str:
     """`1536` -> `"1.5 KiB"`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
