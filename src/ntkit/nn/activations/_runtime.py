@@ -1,0 +1,145 @@
+"""The duals of a series, in JAX, for one pair or for anything that broadcasts.
+
+Everything that belongs to one variance is computed before the pair is formed: under `vmap` it costs O(n + m), and what is
+left per pair is one batched product of skinny matrices and a Clenshaw sum.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from ntkit.nn._law import size
+from ntkit.nn.activations._angle import acute, safe_sqrt
+from ntkit.nn.activations._base import Dual
+from ntkit.nn.activations._quadrature import half_line_rule
+from ntkit.nn.activations._tables import Block, Fit, Series
+
+
+class Row(NamedTuple):
+    """What the series needs of one variance."""
+
+    basis: Array  # T_j(x(s)), (degree, ...)
+    norm: Array  # E[phi^2]^(1/2)
+    slope_norm: Array  # E[phi'^2]^(1/2)
+    mean: Array  # E[phi]
+
+
+def row(series: Series, q: Array) -> Row:
+    """The Chebyshev polynomials at a variance, and the norms they give."""
+    s = safe_sqrt(q)
+    basis = chebyshev_basis(series.scale(jnp.minimum(s, series.scale.top)), len(series.norms[0]))
+    over, slope_over, mean = lax.dot_general(series.norms, basis, (((1,), (0,)), ((), ())), precision="highest")
+    norm = over * _growth(series, 0, s)
+    return Row(basis, norm, slope_over * _growth(series, 1, s), mean * norm)
+
+
+def _growth(series: Series, which: int, s: Array) -> Array:
+    start, end = series.growths[which]
+    # A power with an integer exponent has a gradient at 0, unlike a general one.
+    return s**start * (1 + s) ** (end - start)
+
+
+def chebyshev_basis(x: Array, count: int) -> Array:
+    """T_0(x) ... T_{count-1}(x), along a new first axis, by doubling: T_{m+j} = 2 T_m T_j - T_{m-j}."""
+    basis = jnp.stack([jnp.ones_like(x), x])
+    while len(basis) < count:
+        last = lax.slice_in_dim(basis, len(basis) - 1, len(basis))
+        basis = jnp.concatenate([basis, 2 * last * basis[1:] - basis[-2::-1]])
+    return basis[:count]
+
+
+def series_dual(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+    """Both duals and the gap, as `Nonlinearity.dual`."""
+    left, right = row(series, xx), row(series, yy)
+    turn, way = _turned(series, xx, xy, yy, gap)
+    slope = _sum(series.slope, left, right, turn)
+    lost = _distance(series, left, right, xy) + way * _sum(series.mean_slope, left, right, turn)
+    top = left.norm * right.norm
+    # `lost` is 1 - cosine between phi(u) and phi(v); where the angle was folded, between phi(u) and +-phi(v).
+    value, derivative = top * (1 - lost), left.slope_norm * right.slope_norm * slope
+    if series.parity < 0:
+        value = jnp.where(xy < 0, -value, value)
+    if series.parity > 0:
+        derivative = jnp.where(xy < 0, -derivative, derivative)
+    return Dual(value, derivative, top * jnp.maximum(jnp.where(lost <= 1, lost, 2 - lost), 0))
+
+
+def _turned(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> tuple[Array, Array]:
+    """t of the angle, folded for an odd or even phi, and 1 - cos of that angle (sin(theta / 2) where phi jumps)."""
+    theta, _, _ = acute(xx, xy, yy, gap)
+    inverse = [jnp.where(q > 0, 1 / safe_sqrt(jnp.where(q > 0, q, 1)), 0) for q in (xx, yy)]
+    way = gap * (inverse[0] * inverse[1])
+    if not series.parity:
+        theta, way = jnp.where(xy < 0, np.pi - theta, theta), jnp.where(xy < 0, 2 - way, way)
+    if series.jump:
+        way = safe_sqrt(way / 2)
+    return series.turn(theta), way
+
+
+def _distance(series: Series, left: Row, right: Row, like: Array) -> Array:
+    """|a(s1) - a(s2)|^2 / 2: what unequal variances alone cost."""
+    a, b = (_dot(series.features, r.basis) for r in (left, right))
+    a, b = _aligned(a, b, like.ndim, 1)
+    total = jnp.zeros_like(like)
+    for i in range(len(a)):
+        difference = _at(a, i) - _at(b, i)
+        total = total + difference * difference
+    return total / 2
+
+
+def _sum(blocks: tuple[Block, ...], left: Row, right: Row, t: Array) -> Array:
+    """sum_k T_k(t) f_k(left) . f_k(right), by Clenshaw's recurrence."""
+    sums = []
+    for block in blocks:
+        product = _products(_dot(block.left, left.basis), _dot(block.right, right.basis), t.ndim)
+        sums += [_at(product, k) for k in range(len(block.left))]
+    ahead, after = jnp.zeros_like(t), jnp.zeros_like(t)
+    for c in reversed(sums[1:]):
+        ahead, after = c + 2 * t * ahead - after, ahead
+    return sums[0] + t * ahead - after
+
+
+def _products(f: Float[Array, "k r ..."], g: Float[Array, "k r ..."], rank: int) -> Float[Array, "k ..."]:
+    """sum_r f_kr g_kr, as a matrix product where the two hold rows and columns."""
+    f, g = _aligned(f, g, rank, 2)
+    if rank == 2 and f.shape[3] == 1 and g.shape[2] == 1:
+        f, g = f[:, :, :, 0], g[:, :, 0, :]
+    elif rank:
+        return jnp.sum(f * g, axis=1)
+    # Under vmap over rows and over columns a pair of vectors becomes (n, r) x (r, m), for all k at once.
+    return lax.dot_general(f, g, (((1,), (1,)), ((0,), (0,))), precision="highest")
+
+
+def _aligned(f: Array, g: Array, rank: int, lead: int) -> tuple[Array, Array]:
+    """Both with `rank` axes behind the first `lead` ones."""
+    return tuple(x.reshape(x.shape[:lead] + (1,) * (rank - x.ndim + lead) + x.shape[lead:]) for x in (f, g))
+
+
+def _dot(coefficients: np.ndarray, basis: Array) -> Array:
+    axes = (((coefficients.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(coefficients, basis, axes, precision="highest")
+
+
+def _at(x: Array, i: int) -> Array:
+    return lax.index_in_dim(x, i, 0, keepdims=False)
+
+
+def beyond(fit: Fit, series: Series, q: Array) -> Array:
+    """What clamping the features to the table's end costs at variance q, at most: see `Activation.error`."""
+    z, w = half_line_rule(2 * fit.sample.nodes)
+    points = jnp.asarray(np.concatenate([z, -z]), q.dtype)
+    root = jnp.asarray(np.sqrt(np.concatenate([w, w])), q.dtype)
+    s, top, total = safe_sqrt(q), fit.tables.scale.top, jnp.zeros_like(q)
+    here = row(series, q)
+    for fn, norm in zip((fit.sample.value, fit.sample.slope), (here.norm, here.slope_norm), strict=True):
+        value = jax.vmap(lambda s, fn=fn: fn(s * points) * root)(s.ravel())
+        ending = fn(top * points) * root
+        exact = jnp.linalg.norm(value, axis=1)
+        away = jax.vmap(lambda v, n, e=ending / jnp.linalg.norm(ending): jnp.linalg.norm(v / n - e))(value, exact)
+        bound = 4 * away + 2 * size(norm.ravel() / exact - 1)
+        total = jnp.maximum(total, bound.reshape(q.shape))
+    return total

@@ -1,0 +1,203 @@
+"""Any activation, exact to a stated tolerance: a short series in the angle with features of the variances.
+
+Derivation: docs/derivations/duals.md. The tables are made in float64 when an activation is first asked for an expectation,
+and shared by all equal ones.
+"""
+
+import abc
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntkit.errors import InputError
+from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
+from ntkit.nn.activations._kinks import find_kinks
+from ntkit.nn.activations._quadrature import hosted
+from ntkit.nn.activations._runtime import beyond, row, series_dual
+from ntkit.nn.activations._tables import Fit, Series, compress, find_parity, fit
+
+# float32 cannot resolve more: its series is cut here. What rounding adds was measured, and is stated by `error`.
+SINGLE, SINGLE_ROUNDING, DOUBLE_ROUNDING = 7e-8, 5e-7, 1e-14
+
+Kinks = Literal["find"] | tuple[float, ...]
+
+
+class Plan(NamedTuple):
+    """What the tables of an activation are made from; equal plans share them."""
+
+    fn: Callable
+    derivative: Callable | None = None
+    kinks: Kinks = ()
+    tolerance: float = 1e-9
+    variances: tuple[float, float] = (1e-2, 1e2)
+
+
+class Tabulated(Nonlinearity):
+    """An activation whose expectations come from tables made of the function itself."""
+
+    @abc.abstractmethod
+    def plan(self) -> Plan:
+        """The function, and how well it is to be integrated."""
+
+    @property
+    def parity(self) -> Parity:
+        return ("none", "even", "odd")[_parity(self.plan().fn)]
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.plan().fn(x)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        return series_dual(_series(self.plan(), xy.dtype), xx, xy, yy, gap)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        x = row(_series(self.plan(), q.dtype), q)
+        return Diagonal(x.norm * x.norm, x.slope_norm * x.slope_norm)
+
+    def mean(self, q: Array) -> Array:
+        return row(_series(self.plan(), q.dtype), q).mean
+
+    def error(self, q: Array) -> Array:
+        """An estimate of the error of both duals relative to their norms, for pairs of variances up to q; shape of q.
+
+        Inside `variances` it is what was measured on points that the fit has not seen. Above, the features stay where the
+        table ends, and the estimate adds 4 |phi_q - phi_top| in L2 of the Gaussian (phi_q(z) = phi(sqrt(q) z) over its
+        norm), a bound by Cauchy-Schwarz, and twice the relative error of the norms.
+        """
+        fitted, single = _fitted(self.plan()), q.dtype.itemsize <= 4
+        inside = fitted.error + (SINGLE + SINGLE_ROUNDING if single else DOUBLE_ROUNDING)
+        return jnp.where(q <= fitted.tables.scale.top**2, inside, inside + beyond(fitted, _series(self.plan(), q.dtype), q))
+
+
+class Activation(Tabulated):
+    """Any function as an activation: the derivative by autodiff, its kinks found or declared.
+
+    Equivalent to a Gauss quadrature of E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of as many points as it takes, at the price
+    of a short polynomial.
+
+    - `fn`: elementwise, written in `jax.numpy`, of any floating dtype.
+    - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
+    - `kinks`: where phi, phi' or phi'' jumps. "find" looks for them on [-60, 60]; a tuple declares them.
+    - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
+      float64, for `variances` (lowest, highest). In float32 it is about 1e-7.
+
+    `error(q)` is the estimate reached, measured on points the fit has not seen, and bounded beyond `variances`.
+    Raises `ntkit.InputError` for arguments of the wrong kind and for functions that are not finite.
+    """
+
+    function: Callable = eqx.field(static=True)
+    slope: Callable | None = eqx.field(static=True)
+    kinks: Kinks = eqx.field(static=True)
+    tolerance: float = eqx.field(static=True)
+    variances: tuple[float, float] = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+    def __init__(
+        self, fn: Callable, *, derivative: Callable | None = None, kinks: Kinks = "find", tolerance: float = 1e-9,
+        variances: tuple[float, float] = (1e-2, 1e2), name: str | None = None,
+    ):  # fmt: skip
+        self.function, self.slope = _callable("fn", fn), derivative if derivative is None else _callable("derivative", derivative)
+        self.kinks = _checked_kinks(kinks)
+        self.tolerance = _checked_tolerance(tolerance)
+        self.variances = _checked_variances(variances)
+        self.label = name or getattr(fn, "__name__", "Activation")
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    def plan(self) -> Plan:
+        return Plan(self.function, self.slope, self.kinks, self.tolerance, self.variances)
+
+
+class Tanh(Tabulated):
+    """tanh(x)."""
+
+    def plan(self) -> Plan:
+        return Plan(jnp.tanh, kinks=())
+
+
+class Sigmoid(Tabulated):
+    """1 / (1 + exp(-x)). Equivalent to `jax.nn.sigmoid`."""
+
+    def plan(self) -> Plan:
+        return Plan(jax.nn.sigmoid, kinks=())
+
+
+class Softplus(Tabulated):
+    """log(1 + exp(x)). Equivalent to `jax.nn.softplus`."""
+
+    def plan(self) -> Plan:
+        return Plan(jax.nn.softplus, kinks=())
+
+
+class Silu(Tabulated):
+    """x / (1 + exp(-x)). Equivalent to `jax.nn.silu`."""
+
+    def plan(self) -> Plan:
+        return Plan(jax.nn.silu, kinks=())
+
+
+class Elu(Tabulated):
+    """x for x > 0, else exp(x) - 1. Equivalent to `jax.nn.elu`."""
+
+    def plan(self) -> Plan:
+        return Plan(jax.nn.elu, kinks=(0.0,))
+
+
+class Selu(Tabulated):
+    """1.0507 x for x > 0, else 1.0507 * 1.6733 (exp(x) - 1). Equivalent to `jax.nn.selu`; Klambauer et al. 2017."""
+
+    def plan(self) -> Plan:
+        return Plan(jax.nn.selu, kinks=(0.0,))
+
+
+@lru_cache(maxsize=64)
+def _fitted(plan: Plan) -> Fit:
+    kinks = find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
+    return fit(plan.fn, plan.derivative, kinks, plan.tolerance, plan.variances[1] ** 0.5)
+
+
+@lru_cache(maxsize=128)
+def _series(plan: Plan, dtype: np.dtype) -> Series:
+    fitted = _fitted(plan)
+    return fitted.series if dtype.itemsize > 4 else compress(fitted.tables, SINGLE, np.float32)
+
+
+_parity = lru_cache(maxsize=64)(lambda fn: find_parity(hosted(fn)))
+
+
+def _callable(name: str, fn: Callable) -> Callable:
+    if not callable(fn):
+        raise InputError(f"`{name}` must be a function of one array, written in jax.numpy; got {fn!r}.")
+    return fn
+
+
+def _checked_kinks(kinks: Kinks) -> Kinks:
+    if isinstance(kinks, str) and kinks == "find":
+        return kinks
+    try:
+        places = tuple(float(k) for k in kinks)
+    except (TypeError, ValueError):
+        places = (float("nan"),)
+    if not all(np.isfinite(places)):
+        raise InputError(f'`kinks` must be "find" or a tuple of the places where the function has kinks; got {kinks!r}.')
+    return places
+
+
+def _checked_tolerance(tolerance: float) -> float:
+    if not 1e-13 <= tolerance <= 1e-2:
+        raise InputError(f"`tolerance` must lie between 1e-13 and 1e-2; got {tolerance!r}.")
+    return float(tolerance)
+
+
+def _checked_variances(variances: tuple[float, float]) -> tuple[float, float]:
+    low, high = variances
+    if not 0 <= low < high < float("inf"):
+        raise InputError(f"`variances` must be (lowest, highest) with 0 <= lowest < highest; got {variances!r}.")
+    return float(low), float(high)
