@@ -1,0 +1,37 @@
+"""A kernel as the callable that scikit-learn's support vector machines take."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ntkit._check import check_inputs, check_same_features
+from ntkit.predict._evaluate import check_kernel, evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class GramFunction:
+    """`f(X, Y) -> (n, m)`, the matrix of a kernel as a NumPy array in float64: what `gram_function` returns."""
+
+    kernel: Any
+    memory: str | int | None = None
+
+    def __call__(self, X: Any, Y: Any = None) -> Float[np.ndarray, "n m"]:
+        x1 = np.asarray(check_inputs("X", X, integers="convert"), dtype=np.float64)
+        # scikit-learn passes the training examples twice; the diagonal is then computed as a diagonal.
+        x2 = None if Y is None or Y is X else np.asarray(check_inputs("Y", Y, integers="convert"), dtype=np.float64)
+        if x2 is not None:
+            check_same_features("X", x1, "Y", x2)
+        with jax.enable_x64(True):
+            return np.array(evaluate(self.kernel, x1, x2, memory=self.memory))
+
+
+def gram_function(kernel: Any, *, memory: str | int | None = None) -> GramFunction:
+    """A callable for `SVC(kernel=...)`, `SVR`, `KernelPCA(kernel=...)` and the like, in float64; it can be pickled.
+
+        SVC(kernel=gram_function(ntkit.NTK(net)), C=10).fit(X, y)
+    """
+    check_kernel(kernel)
+    return GramFunction(kernel, memory)
