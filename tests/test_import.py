@@ -145,10 +145,9 @@ def test_private_jax_would_be_seen(source):
 
 TIMED = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time(), time.perf_counter()
 import ntkit
-seconds = time.perf_counter() - start
-print(seconds, *(name for name in {names!r} if name in sys.modules))
+print(time.process_time() - start[0], time.perf_counter() - start[1], *(name for name in {names!r} if name in sys.modules))
 """
 
 
@@ -156,8 +155,10 @@ def test_import_is_fast_and_light(record_property):
     runs = []
     for _ in range(3):
         command = [sys.executable, "-c", TIMED.format(names=sorted(DOORS))]
-        seconds, *loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        cpu, wall, *loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         assert loaded == []
-        runs.append(float(seconds))
-    record_property("seconds to import ntkit, best of 3", round(min(runs), 2))
-    assert min(runs) < 1.5
+        runs.append((float(cpu), float(wall)))
+    # The promise is about a free machine, where both agree; the clock also counts what other programs take from this one.
+    cpu, wall = min(runs)
+    record_property("import ntkit", f"{cpu:.2f} s of processor time, {wall:.2f} s on the clock, best of 3")
+    assert cpu < 1.5
