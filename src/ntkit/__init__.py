@@ -9,10 +9,32 @@ Everything downstream takes a kernel: `gram` computes matrices that need not fit
 
 from ntkit import nn
 from ntkit.errors import ComputationError, InputError, NtkitError
+from ntkit.gram import gram
 from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
+from ntkit.linalg import CG, Cholesky, JitterWarning
+from ntkit.predict import ensemble, log_marginal_likelihood, maximise_likelihood, posterior, ridge, tune
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "NNGP", "NTK", "Both", "ComputationError", "InputError", "Kernel", "Kernels", "NtkitError", "kernels", "nn",
+    "CG",
+    "NNGP",
+    "NTK",
+    "Both",
+    "Cholesky",
+    "ComputationError",
+    "InputError",
+    "JitterWarning",
+    "Kernel",
+    "Kernels",
+    "NtkitError",
+    "ensemble",
+    "gram",
+    "kernels",
+    "log_marginal_likelihood",
+    "maximise_likelihood",
+    "nn",
+    "posterior",
+    "ridge",
+    "tune",
 ]

@@ -2,7 +2,30 @@
 
 from ntkit.nn.activations._base import Affine, Diagonal, Dual, Nonlinearity
 from ntkit.nn.activations.closed import Abs, Cos, Erf, Gaussian, Gelu, Identity, LeakyRelu, Relu, Sign, Sin
+from ntkit.nn.activations.registry import activation
+from ntkit.nn.activations.series import Activation, Elu, Selu, Sigmoid, Silu, Softplus, Tanh
 
 __all__ = [
-    "Abs", "Affine", "Cos", "Diagonal", "Dual", "Erf", "Gaussian", "Gelu", "Identity", "LeakyRelu", "Nonlinearity", "Relu", "Sign", "Sin",
+    "Abs",
+    "Activation",
+    "Affine",
+    "Cos",
+    "Diagonal",
+    "Dual",
+    "Elu",
+    "Erf",
+    "Gaussian",
+    "Gelu",
+    "Identity",
+    "LeakyRelu",
+    "Nonlinearity",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Sign",
+    "Silu",
+    "Sin",
+    "Softplus",
+    "Tanh",
+    "activation",
 ]

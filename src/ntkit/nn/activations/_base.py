@@ -66,7 +66,8 @@ class Nonlinearity(Layer):
         """(phi - E phi) / std phi under N(0, 1): zero mean and unit variance at variance 1."""
         with jax.enable_x64(True):
             one = np.ones((), np.float64)
-            mean, square = float(self.mean(one)), float(self.diagonal(one).value)
+            mean = 0.0 if self.parity == "odd" else float(self.mean(one))
+            square = float(self.diagonal(one).value)
         variance = square - mean * mean
         if not variance > 1e-12 * max(square, 1e-300):
             raise InputError(f"`{self.name}` is constant under N(0, 1), so it cannot be normalised.")

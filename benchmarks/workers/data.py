@@ -1,0 +1,14 @@
+"""The inputs of the benchmarks, the same bytes in every environment."""
+
+import numpy as np
+
+
+def normal(n, d, seed=0):
+    """n rows of d independent standard normal entries, float32."""
+    return np.random.RandomState(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def sample(matrix):
+    """A few entries, to see that two systems computed the same thing."""
+    m = np.asarray(matrix)
+    return [float(m[0, 0]), float(m[0, 1]), float(m[3, -1]), float(m[-1, -1])]
