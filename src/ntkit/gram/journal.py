@@ -1,7 +1,8 @@
 """The record beside an output file: which job it is, and which tiles are on the disk, each with its checksum.
 
 One JSON object a line. The first is the job; then one per tile, written after the tile's data was flushed; at last the
-stamps of the finished files. A line cut short by a crash counts as not written.
+stamps of the finished files. A line cut short by a crash counts as not written; so do the zero bytes that keep room for
+the lines to come.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ from ntkit.errors import InputError
 from ntkit.gram.identity import FORMAT
 
 Index = tuple[int, int]
+# More bytes than a line takes.
+LINE = 100
 
 
 class Journal:
@@ -76,6 +79,7 @@ class Journal:
 
     def finish(self, stamps: list[Any]) -> None:
         self._write(_line({"stamps": stamps}))
+        os.ftruncate(self._opened(), self._length)
         self.stamps = stamps
 
     def _write(self, lines: bytes) -> None:
@@ -106,8 +110,15 @@ class Journal:
             raise InputError(
                 f"Another process is writing the output of `{self.path}`. Wait for it to end, or choose another `out`."
             ) from None
-        os.ftruncate(self._fd, self._length)  # drop a line cut short
+        if self.stamps is None:
+            self._reserve(self._fd)
         return self
+
+    def _reserve(self, fd: int) -> None:
+        """Drops a line cut short, and takes room for the lines to come: a disk that fills up shall not lose them."""
+        os.ftruncate(fd, self._length)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(fd, 0, self._length + LINE * (self.job["tiles"] - len(self.done) + 1))
 
     def close(self) -> None:
         if self._fd is not None:

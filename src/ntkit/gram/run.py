@@ -25,7 +25,7 @@ GLANCE = 0.1
 
 
 def gram(
-    kernel: Callable,
+    kernel: Any,
     x1: Any,
     x2: Any = None,
     *,
@@ -260,8 +260,10 @@ def run_all(todo: list[Tile], work: Callable[[Tile], None], workers: int, x64: b
     own, but several tiles at once keep the cores busy while one of them is copied into the result.
     """
     if workers == 1 and len(todo) == 1:
+        meter(meter.first)
         with precision(x64):
-            return work(todo[0])
+            work(todo[0])
+        return meter(meter.first + 1)
     waiting: queue.SimpleQueue[Tile] = queue.SimpleQueue()
     for tile in todo:
         waiting.put(tile)

@@ -252,14 +252,15 @@ def open_store(out: Any, struct: Any, plan: Plan, identity: dict[str, str] | Non
     if journal is None:
         targets = sorted(path.name for path in paths)
         job = {"identity": identity, "tile": list(plan.tile), "shape": [plan.n, plan.m], "targets": targets}
+        job["tiles"] = len(plan)
         check_space(
             paths,
             [leaf.bytes for leaf in leaves] if len(paths) > 1 else [sum(leaf.bytes for leaf in leaves)],
             len(plan),
         )
         journal = Journal.create(journal_path(paths), job)
-    journal.lock()
     try:
+        journal.lock()
         return Store(_files(leaves, journal, fresh), treedef, journal)
     except BaseException as error:
         journal.close()
