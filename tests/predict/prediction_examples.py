@@ -43,6 +43,18 @@ class ReluPair(eqx.Module):
         return n1 + self.b_std**2, 2 * n1 + self.b_std**2
 
 
+class SmoothPair(eqx.Module):
+    """Two smooth kernels in the places of NNGP and NTK: for formulas that hold for any two."""
+
+    def __call__(self, x1, x2=None):
+        x2 = x1 if x2 is None else x2
+        nngp = RBF(1.5)(x1, x2)
+        return nngp, RBF(0.9, 1.3)(x1, x2) + 0.1 * (1.0 + x1 @ x2.T / x1.shape[1])
+
+    def diagonal(self, x):
+        return RBF(1.5).diagonal(x), RBF(0.9, 1.3).diagonal(x) + 0.1 * (1.0 + jnp.sum(x * x, axis=1) / x.shape[1])
+
+
 class Indefinite(eqx.Module):
     """Minus a kernel: its smallest eigenvalue is negative."""
 

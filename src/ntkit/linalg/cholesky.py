@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ class Cholesky:
 
         **Raises:** `ComputationError` with the smallest eigenvalue when the last rung is still not enough.
         """
-        unit = abs(float(jnp.mean(jnp.diagonal(matrix) + noise)))
+        unit = abs(float(np.mean(np.asarray(_diagonal(matrix)) + np.asarray(noise))))
         rungs = LADDERS[np.dtype(matrix.dtype)] if self.ladder is None else self.ladder
         tried: list[float] = []
         for rung in (0.0, *rungs):
@@ -102,12 +103,11 @@ class CholeskySolver:
 
     def quadratic(self, b: Float[Array, "n k"], *, full: bool = False) -> Float[Array, "..."]:
         """b^T A^-1 b (k, k), or its diagonal (k,). Formed as a square, so that it is never negative."""
-        half = _half(self.lower, b)
-        return half.T @ half if full else jnp.sum(half * half, axis=0)
+        return _quadratic(self.lower, b, full)
 
     def log_determinant(self) -> float:
         """log det A."""
-        return 2.0 * float(jnp.sum(jnp.log(jnp.diagonal(self.lower))))
+        return 2.0 * float(np.sum(np.log(np.asarray(_diagonal(self.lower)))))
 
     def inverse_diagonal(self) -> Float[Array, " n"]:
         """diag(A^-1), from the columns of L^-1."""
@@ -118,16 +118,25 @@ class CholeskySolver:
         return x, self._statistics(b, x)
 
     def _statistics(self, b, x) -> Statistics:
-        product = self.matrix @ x + jnp.reshape(self.noise, (-1, 1)) * x
-        norm = float(jnp.max(jnp.sum(jnp.abs(self.matrix), axis=0) + self.noise)) + self.jitter
+        norm, product = _measure(self.matrix, self.noise, x)
+
+        def solve(v):
+            return np.asarray(_solve(self.lower, jnp.asarray(v[:, None], self.lower.dtype)))[:, 0]
+
         return Statistics(
             method="cholesky",
             size=b.shape[0],
             jitter=self.jitter,
             ladder=self.ladder,
-            condition=norm * inverse_norm(lambda v: _solve(self.lower, v[:, None])[:, 0], x[:, 0]),
+            condition=(float(norm) + self.jitter) * inverse_norm(solve, b.shape[0]),
             residual=relative_residual(product, b),
         )
+
+
+# Jitted as wholes: run operation by operation, each one would be compiled for each new size.
+@jax.jit
+def _diagonal(matrix):
+    return jnp.diagonal(matrix)
 
 
 @jax.jit
@@ -135,12 +144,21 @@ def _solve(lower, b):
     return jax.scipy.linalg.cho_solve((lower, True), b)
 
 
+@partial(jax.jit, static_argnums=2)
+def _quadratic(lower, b, full):
+    half = jax.scipy.linalg.solve_triangular(lower, b, lower=True)
+    return half.T @ half if full else jnp.sum(half * half, axis=0)
+
+
 @jax.jit
-def _half(lower, b):
-    return jax.scipy.linalg.solve_triangular(lower, b, lower=True)
+def _measure(matrix, noise, x):
+    """(the 1-norm of A = matrix + diag(noise), A x)."""
+    norm = jnp.max(jnp.sum(jnp.abs(matrix), axis=0) + noise)
+    return norm, matrix @ x + jnp.reshape(noise, (-1, 1)) * x
 
 
 def relative_residual(product: Float[Array, "n k"], b: Float[Array, "n k"]) -> float:
     """The largest norm(product - b) / norm(b) over columns; a column of zeros counts with norm 1."""
-    norm = jnp.linalg.norm(b, axis=0)
-    return float(jnp.max(jnp.linalg.norm(product - b, axis=0) / jnp.where(norm > 0, norm, 1.0)))
+    left, right = np.asarray(product), np.asarray(b)
+    norm = np.linalg.norm(right, axis=0)
+    return float(np.max(np.linalg.norm(left - right, axis=0) / np.where(norm > 0, norm, 1.0)))

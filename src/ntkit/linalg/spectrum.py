@@ -45,8 +45,8 @@ def spectrum(matrix: Float[Array, "n n"], *, what: str = "kernel matrix") -> Spe
     if host[0] < -rounding:
         raise ComputationError(
             f"The {what} of {len(host)} examples is not positive semi-definite: its smallest eigenvalue is "
-            f"{host[0]:.3e}, below rounding ({rounding:.1e}). Work in float64, or check that the kernel is one: symmetric, "
-            "and positive semi-definite for every set of inputs."
+            f"{host[0]:.3e}, below rounding ({rounding:.1e}). Work in float64, or check that the kernel is one: "
+            "symmetric, and positive semi-definite for every set of inputs."
         )
     return Spectrum(jnp.maximum(values, 0.0), vectors, rounding, float(host[0]))
 

@@ -17,7 +17,7 @@ def parse_dtype(dtype: Any) -> np.dtype:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found not in (np.dtype(np.float64), np.dtype(np.float32)):
+    if found is None or found.name not in ("float64", "float32"):
         raise InputError(f"`dtype` must be float64 or float32, but got {dtype!r}.")
     return found
 

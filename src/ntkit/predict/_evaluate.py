@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram import gram
 
 # Entries of a matrix that is computed in one piece. Beyond, `ntkit.gram` cuts it to a memory budget.
 _ONE_PIECE = 1 << 20
@@ -64,8 +64,8 @@ def evaluate(
     return result
 
 
-def evaluate_diagonal(kernel: Any, x: np.ndarray) -> Float[Array, " n"]:
-    """kernel.diagonal(x) on the device."""
+def evaluate_diagonal(kernel: Any, x: np.ndarray) -> Any:
+    """kernel.diagonal(x) on the device; a pair for a kernel that returns two."""
     return _jit_diagonal(*_split(kernel), jnp.asarray(x))
 
 
@@ -78,10 +78,6 @@ def check_kernel(kernel: Any) -> None:
 
 
 def _tiled(kernel, x1, x2, memory, progress):
-    try:
-        from ntkit.gram import gram
-    except ImportError:
-        return _jit_call(*_split(kernel), jnp.asarray(x1), None if x2 is None else jnp.asarray(x2))
     return jax.tree.map(jnp.asarray, gram(kernel, x1, x2, memory=memory or "1GiB", progress=progress))
 
 

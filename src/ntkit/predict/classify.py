@@ -3,11 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Array, Float, Int
+import scipy.special
+from jaxtyping import Float
 
 from ntkit.errors import InputError
 
@@ -39,17 +38,17 @@ def one_hot(labels: Any, *, classes: Any = None) -> OneHot:
 
 
 def class_probabilities(
-    mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray, "m *c"], *, temperature: float = 1.0, log: bool = False
+    mean: Float[np.ndarray, "..."], variance: Float[np.ndarray, "..."], *, temperature: float = 1.0, log: bool = False
 ) -> Float[np.ndarray, "m c"]:
     """P(output c is the largest), for independent outputs f_c ~ N(mean_c, temperature variance_c), in NumPy float64.
 
-        P(c) = integral of phi(z) prod_{j != c} Phi((mean_c - mean_j + s_c z) / s_j) dz
+        P(c) = integral of phi((u - mean_c) / s_c) / s_c prod_{j != c} Phi((u - mean_j) / s_j) du
 
-    One-dimensional quadrature, no Monte Carlo. `variance` (m,), shared by the outputs as in a Gaussian process:
-    Gauss-Hermite with 128 nodes, the integrand being entire. (m, c), one for each: Gauss-Legendre on panels that
-    resolve the steepest output. Rows sum to one up to the quadrature's error, below 1e-9; they are not rescaled.
-    `log=True` gives logarithms, finite also where the probability underflows. A variance of zero is one point of mass:
-    give it a positive one (`InputError`).
+    One-dimensional quadrature, no Monte Carlo. `mean` is (m, c). `variance` (m,), shared by the outputs as in a
+    Gaussian process: the trapezoidal rule, which converges faster than any power for such integrands; relative error
+    below 1e-8 for probabilities above 1e-130. `variance` (m, c): Gauss-Legendre on panels that resolve the steepest
+    output; absolute error below 1e-9. Rows sum to one up to that error and are not rescaled. `log=True` gives
+    logarithms, which stay finite. A variance of zero is a point mass and an `InputError`: add the noise of the labels.
     """
     mean, variance = np.asarray(mean, np.float64), np.asarray(variance, np.float64)
     if mean.ndim != 2 or mean.shape[1] < 2:
@@ -59,50 +58,55 @@ def class_probabilities(
     if not (np.isfinite(temperature) and temperature > 0):
         raise InputError(f"`temperature` must be a positive number, but got {temperature!r}.")
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
-        raise InputError(
-            "`mean` must be finite and `variance` positive. Add the noise: `post(x_test, observation=True)`."
-        )
-    with jax.enable_x64(True):
-        std = jnp.sqrt(jnp.asarray(variance) * temperature)
-        rule = _shared if variance.ndim == 1 else _separate
-        result = np.concatenate(
-            [np.asarray(rule(jnp.asarray(mean[i : i + 512]), std[i : i + 512])) for i in range(0, len(mean), 512)]
-        )
-    return result if log else np.exp(result)
+        raise InputError("`mean` must be finite and `variance` positive. Add the noise: `post(x, observation=True)`.")
+    std = np.sqrt(variance * temperature)
+    rule = _shared if variance.ndim == 1 else _separate
+    rows = max(
+        1,
+        _POINTS // (mean.shape[1] * (len(_grid(mean.shape[1])[0]) if variance.ndim == 1 else _PANELS * mean.shape[1])),
+    )
+    logs = np.concatenate([rule(mean[i : i + rows], std[i : i + rows]) for i in range(0, len(mean), rows)])
+    return logs if log else np.exp(logs)
 
 
-@jax.jit
-def _shared(mean: Float[Array, "m c"], std: Float[Array, " m"]) -> Float[Array, "m c"]:
-    node, weight = (jnp.asarray(a) for a in np.polynomial.hermite_e.hermegauss(128))
-    log_weight = jnp.log(weight) - 0.5 * math.log(2 * math.pi)
-
-    def one(mean, std):
-        gap = (mean[:, None] - mean[None, :]) / std
-        logs = jax.scipy.special.log_ndtr(gap[:, :, None] + node[None, None, :])
-        mine = jnp.eye(mean.shape[0], dtype=bool)[:, :, None]
-        return jax.scipy.special.logsumexp(jnp.sum(jnp.where(mine, 0.0, logs), axis=1) + log_weight[None, :], axis=1)
-
-    return jax.lax.map(lambda pair: one(*pair), (mean, std), batch_size=32)
+# Values of Phi that are held at once.
+_POINTS = 1 << 21
 
 
-@jax.jit
-def _separate(mean: Float[Array, "m c"], std: Float[Array, "m c"]) -> Float[Array, "m c"]:
-    node, weight = (jnp.asarray(a) for a in np.polynomial.legendre.leggauss(16))
-    # Panel ends in standard deviations of each output; between two of them every factor is smooth on the panel's scale.
-    ends = jnp.asarray([-38.0, -16.0, -8.0, -5.5, -4.0, -2.5, -1.25, 0.0, 1.25, 2.5, 4.0, 5.5, 8.0, 16.0, 38.0])
+def _grid(classes: int) -> tuple[np.ndarray, float]:
+    """Points and step of the trapezoidal rule, in standard deviations from the largest mean."""
+    # The rule errs by the Fourier transform of the integrand at 2 pi / h. The largest of c outputs is nearly Gumbel of
+    # scale 1 / b, b = sqrt(2 log c), whose transform falls like exp(-pi w / (2 b)): this step makes that exp(-24).
+    step = math.pi**2 / (24 * math.sqrt(2 * math.log(classes)))
+    # Below -26 lies what only probabilities under 1e-130 see.
+    return np.arange(-26.0, 9.0, step), step
 
-    def one(mean, std):
-        edge = jnp.sort((mean[:, None] + std[:, None] * ends[None, :]).ravel())
-        half = (edge[1:] - edge[:-1]) / 2
-        point = ((edge[1:] + edge[:-1]) / 2)[:, None] + half[:, None] * node[None, :]
-        log_weight = jnp.log(jnp.maximum(half, jnp.finfo(half.dtype).tiny))[:, None] + jnp.log(weight)[None, :]
-        z = (point.ravel()[None, :] - mean[:, None]) / std[:, None]
-        below = jax.scipy.special.log_ndtr(z)
-        density = -0.5 * z**2 - jnp.log(std)[:, None] - 0.5 * math.log(2 * math.pi)
-        others = jnp.sum(below, axis=0)[None, :] - below
-        return jax.scipy.special.logsumexp(density + others + log_weight.ravel()[None, :], axis=1)
 
-    return jax.lax.map(lambda pair: one(*pair), (mean, std), batch_size=8)
+def _shared(mean: Float[np.ndarray, "m c"], std: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m c"]:
+    grid, step = _grid(mean.shape[1])
+    below_best = (mean.max(axis=1, keepdims=True) - mean) / std[:, None]
+    z = below_best[:, :, None] + grid
+    # z >= -26, where Phi is still far from underflow: its plain logarithm is exact enough, and fast.
+    logs = np.log(scipy.special.ndtr(z))
+    logs = -0.5 * z**2 + (logs.sum(axis=1, keepdims=True) - logs)
+    return scipy.special.logsumexp(logs, axis=2) + math.log(step / math.sqrt(2 * math.pi))
+
+
+# Ends of panels in standard deviations from each output: between two of them every factor is smooth.
+_ENDS = np.array([-20.0, -9.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 9.0])
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_PANELS = len(_ENDS) * len(_NODES)
+
+
+def _separate(mean: Float[np.ndarray, "m c"], std: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
+    ends = np.sort((mean[:, :, None] + std[:, :, None] * _ENDS).reshape(len(mean), -1))
+    half = np.diff(ends)[:, :, None] / 2
+    point = ends[:, :-1, None] + half * (1 + _NODES)
+    weight = np.maximum(half * _WEIGHTS, np.finfo(np.float64).tiny)
+    z = (point.reshape(len(mean), 1, -1) - mean[:, :, None]) / std[:, :, None]
+    below = scipy.special.log_ndtr(z)
+    logs = -0.5 * z**2 + (below.sum(axis=1, keepdims=True) - below) + np.log(weight.reshape(len(mean), 1, -1))
+    return scipy.special.logsumexp(logs, axis=2) - np.log(std * math.sqrt(2 * math.pi))
 
 
 class Calibration(NamedTuple):
@@ -114,9 +118,7 @@ class Calibration(NamedTuple):
     uncalibrated: float
 
 
-def fit_temperature(
-    mean: Float[np.ndarray, "n c"], variance: Float[np.ndarray, "n *c"], index: Int[np.ndarray, " n"]
-) -> Calibration:
+def fit_temperature(mean: Float[np.ndarray, "..."], variance: Float[np.ndarray, "..."], index: Any) -> Calibration:
     """The temperature in [1e-4, 1e4] that makes `class_probabilities` of held-out predictions most likely.
 
     `mean`, `variance`: predictions that have not seen their own labels: `post.leave_one_out()` gives them without a
@@ -132,7 +134,8 @@ def fit_temperature(
         logs = class_probabilities(mean, variance, temperature=math.exp(log_temperature), log=True)
         return -float(np.mean(logs[np.arange(len(index)), index]))
 
-    found = scipy.optimize.minimize_scalar(loss, bounds=(math.log(1e-4), math.log(1e4)), method="bounded")
+    bounds = (math.log(1e-4), math.log(1e4))
+    found = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
     return Calibration(math.exp(found.x), float(found.fun), loss(0.0))
 
 

@@ -5,9 +5,9 @@ J. Lee, L. Xiao et al., "Wide Neural Networks of Any Depth Evolve as Linear Mode
 """
 
 import warnings
+from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ from ntkit.errors import InputError
 from ntkit.linalg import spectrum
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
-from ntkit.predict.posterior import _nonnegative, draw
+from ntkit.predict.posterior import CROSS, draw, nonnegative
 
 
 class SingularKernelWarning(UserWarning):
@@ -78,17 +78,18 @@ class Ensemble:
         if covariance not in ("diagonal", "full", None):
             raise InputError(f'`covariance` must be "full", "diagonal" or None, but got {covariance!r}.')
         times = _parse_times(t)
-        x_test = self.x if x_test is None else parse_x("x_test", x_test, self.dtype, self.x)
+        x_test = None if x_test is None else parse_x("x_test", x_test, self.dtype, self.x)
         self._warn_if_singular(times)
+        m = self.x.shape[0] if x_test is None else x_test.shape[0]
+        rows = m if covariance == "full" else max(1, CROSS // (self.dtype.itemsize * self.x.shape[0]))
         with precision(self.dtype):
-            found = [self._at(time, covariance, *self._cross(x_test), x_test) for time in np.atleast_1d(times)]
-        mean = np.stack([restore(m, self._flat) for m, _ in found])
-        cov = None if covariance is None else np.stack([c for _, c in found])
-        return (
-            EnsemblePrediction(mean, cov)
-            if np.ndim(times)
-            else EnsemblePrediction(mean[0], cov if cov is None else cov[0])
-        )
+            parts = [slice(start, start + rows) for start in range(0, m, rows)]
+            blocks = [self._block(x_test, part, np.atleast_1d(times), covariance) for part in parts]
+        mean = np.concatenate([m for m, _ in blocks], axis=1)
+        cov = np.concatenate([c for _, c in blocks if c is not None], axis=1) if covariance else None
+        if np.ndim(times) == 0:
+            mean, cov = mean[0], None if cov is None else cov[0]
+        return EnsemblePrediction(mean, cov)
 
     def sample(self, key: Array, x_test: Any, t: Any = None, size: int = 1) -> Float[np.ndarray, "..."]:
         """`size` trained networks' outputs at `x_test` and one time `t`: (size, m) or (size, m, o)."""
@@ -97,53 +98,76 @@ class Ensemble:
         mean, cov = self(x_test, t)
         return draw(key, mean, cov, size, self.dtype)
 
-    def _cross(self, x_test):
-        """(Theta(x_test, x) V, K(x_test, x) V), the test kernels in the eigenbasis of the training NTK."""
-        nngp, ntk = evaluate(self._both, x_test, None if x_test is self.x else self.x, memory=self._memory)
-        return ntk @ self._spectrum.vectors, nngp @ self._spectrum.vectors
+    def _block(self, x_test, part, times, covariance) -> tuple[np.ndarray, np.ndarray | None]:
+        """Means (t, m, *o) and covariances (t, m, *m) at all times: the kernels are evaluated once."""
+        rotated, prior = self._training(part, covariance) if x_test is None else self._test(x_test[part], covariance)
+        state = *rotated, _rotate(jnp.asarray(self._y).T, self._spectrum.vectors), self._prior
+        rate = self._rate / self.x.shape[0]
+        means, covs = [], []
+        for time in times:
+            gain = _gain(self._spectrum.values, self._spectrum.rounding, self._noise, rate, time)
+            mean, change = _at(gain, *state, covariance)
+            means.append(restore(mean, self._flat))
+            if prior is not None:
+                covs.append(_posterior_covariance(prior, np.asarray(change)))
+        return np.stack(means), None if prior is None else np.stack(covs)
 
-    def _at(self, time, covariance, ntk, nngp, x_test):
-        b = (
-            ntk
-            * _gain(self._spectrum.values, self._spectrum.rounding, self._noise, self._rate / self.x.shape[0], time)[
-                None
-            ]
-        )
-        mean = b @ (self._spectrum.vectors.T @ self._y)
-        if covariance is None:
-            return mean, None
-        # B K B^T - B K_x* - K_*x B^T = (B K - K_*x) B^T - B K_x*: two products, not three.
-        left = b @ self._prior - nngp
+    def _test(self, x_test, covariance):
+        """((Theta(x_test, x) V, K(x_test, x) V), the prior covariance): V the eigenvectors of the training NTK."""
+        nngp, ntk = evaluate(self._both, x_test, self.x, memory=self._memory, progress=False)
+        prior = None
         if covariance == "full":
-            prior = np.asarray(self._test_prior(x_test))
-            cov = prior + np.asarray(left @ b.T - b @ nngp.T)
-            cov = (cov + cov.T) / 2
-            np.fill_diagonal(cov, _nonnegative(np.diagonal(cov), np.diagonal(prior)))
-            return mean, cov
-        prior = np.asarray(evaluate_diagonal(_Nngp(self._both), x_test))
-        return mean, _nonnegative(prior + np.asarray(jnp.sum(left * b - b * nngp, axis=1)), prior)
+            prior = np.asarray(evaluate(self._both, x_test, memory=self._memory)[0])
+        elif covariance == "diagonal":
+            prior = np.asarray(evaluate_diagonal(self._both, x_test)[0])
+        return (_rotate(ntk, self._spectrum.vectors), _rotate(nngp, self._spectrum.vectors)), prior
 
-    def _test_prior(self, x_test):
-        return evaluate(self._both, x_test, memory=self._memory)[0]
+    def _training(self, part, covariance):
+        """The same for training examples, from what is held: Theta V = V diag(values), K V = V (V^T K V)."""
+        vectors = self._spectrum.vectors[part]
+        nngp = _rotate(vectors, self._prior)
+        state = vectors * self._spectrum.values[None], nngp
+        if covariance is None:
+            return state, None
+        prior = np.asarray(_rotate(nngp, vectors.T))
+        return state, np.diagonal(prior).copy() if covariance == "diagonal" else prior
 
     def _warn_if_singular(self, times) -> None:
         if self.statistics.null and not self._noise and np.any(np.isinf(times)):
             warnings.warn(
                 f"{self.statistics.null} of the {self.x.shape[0]} eigenvalues of the training NTK are zero within "
-                f"rounding ({self._spectrum.rounding:.1e}): labels in those directions are not learned at t = infinity. "
-                "Duplicate examples do that; pass `noise`, or a finite `t`.",
+                f"rounding ({self._spectrum.rounding:.1e}): labels in those directions are not learned at t = "
+                "infinity. Duplicate examples do that; pass `noise`, or a finite `t`.",
                 SingularKernelWarning,
                 stacklevel=3,
             )
 
 
-class _Nngp(eqx.Module):
-    """The NNGP half of a pair, for its diagonal."""
+@jax.jit
+def _rotate(rows, vectors):
+    return rows @ vectors
 
-    both: Any
 
-    def diagonal(self, x):
-        return self.both.diagonal(x)[0]
+@partial(jax.jit, static_argnums=5)
+def _at(gain, ntk, nngp, y, prior, covariance):
+    """Mean, and the change of the covariance from the prior's, all in the eigenbasis of the training NTK."""
+    b = ntk * gain[None]
+    mean = b @ y.T
+    if covariance is None:
+        return mean, None
+    # B K B^T - B K_x* - K_*x B^T = (B K - K_*x) B^T - B K_x*: two products, not three.
+    left = b @ prior - nngp
+    return mean, left @ b.T - b @ nngp.T if covariance == "full" else jnp.sum(left * b - b * nngp, axis=1)
+
+
+def _posterior_covariance(prior: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """prior + change, symmetric, with a diagonal that is not negative."""
+    cov = prior + change
+    if cov.ndim == 1:
+        return nonnegative(cov, prior)
+    cov = (cov + cov.T) / 2
+    np.fill_diagonal(cov, nonnegative(np.diagonal(cov), np.diagonal(prior)))
+    return cov
 
 
 @jax.jit
@@ -178,7 +202,7 @@ def ensemble(
     noise: float = 0.0,
     dtype: Any = np.float64,
     memory: str | int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Ensemble:
     """All networks of one architecture, infinitely wide, each trained on (x, y) from its own initialisation.
 
@@ -189,9 +213,9 @@ def ensemble(
 
         C = |f(x) - y|^2 / (2 n) + noise |theta - theta_0|^2 / (2 n)
 
-    so that, without noise, df/dt = -(learning_rate / n) Theta (f - y) on the training set: squares are summed over outputs and averaged over the n examples, half of it (Jacot et al.
-    2018, section 5). One step of gradient descent with a small step size s on C is time s. neural-tangents also
-    averages over the o outputs: its time t is t / o here.
+    so that, without noise, df/dt = -(learning_rate / n) Theta (f - y) on the training set: half the square, summed over
+    outputs, averaged over the n examples (Jacot et al. 2018, section 5). One step of gradient descent on C with a small
+    step size s is time s. neural-tangents also averages over the o outputs: its time t is t / o here.
 
     **Arguments:**
 
@@ -213,7 +237,7 @@ def ensemble(
     with precision(dtype):
         nngp, ntk = evaluate(both, x, memory=memory, progress=progress)
         spec = spectrum(ntk, what="NTK")
-        rotated = spec.vectors.T @ nngp @ spec.vectors
+        rotated = _rotate(_rotate(nngp, spec.vectors).T, spec.vectors)
     return Ensemble(both, x, y, flat, rate, noise, spec, rotated, dtype, memory)
 
 

@@ -174,8 +174,8 @@ def _climb(objective, logs, x, y, max_steps, tolerance):
     first = value
     if not math.isfinite(value) or not math.isfinite(gradient):
         raise ComputationError(
-            f"The log marginal likelihood or its gradient is not finite at the start ({-value}): the kernel matrix plus "
-            "noise is not positive definite. Raise `noise`."
+            f"The log marginal likelihood or its gradient is not finite at the start ({-value}): the kernel matrix "
+            "plus noise is not positive definite. Raise `noise`."
         )
     state = optimiser.init(logs)
     for taken in range(max_steps):

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import ComputationError, InputError
-from ntkit.linalg import CG, Cholesky, CholeskySolver, KernelOperator, MatrixOperator
+from ntkit.linalg import CG, Cholesky, CholeskySolver, KernelOperator, MatrixOperator, Statistics
 from ntkit.linalg.cg import CGSolver
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
 from ntkit.predict._evaluate import check_kernel, evaluate, evaluate_diagonal
 
 # Bytes of the cross kernel between test and training examples that are held at once.
-_CROSS = 1 << 28
+CROSS = 1 << 28
 
 
 class Prediction(NamedTuple):
@@ -35,6 +35,19 @@ class LeaveOneOut(NamedTuple):
     log_density: Float[np.ndarray, "n *outputs"]
 
 
+class Solved(NamedTuple):
+    """A regression problem, checked, and the solution of (K + noise I) weights = y."""
+
+    x: np.ndarray
+    y: np.ndarray
+    flat: bool
+    noise: np.ndarray
+    dtype: np.dtype
+    solver: CholeskySolver | CGSolver
+    weights: Array
+    statistics: Statistics
+
+
 class Posterior:
     """f given y = f(x) + e, f ~ GP(0, kernel), e ~ N(0, noise): what `ntkit.posterior` returns. Do not build it
     yourself.
@@ -42,9 +55,11 @@ class Posterior:
     `weights` is (K + noise I)^-1 y, (n,) or (n, o); `statistics` says what the solver did.
     """
 
-    def __init__(self, kernel, x, y, flat, noise, solver, weights, statistics, dtype, memory):
-        self.kernel, self.x, self.noise, self.statistics, self.dtype = kernel, x, noise, statistics, dtype
-        self._y, self._flat, self._solver, self._weights, self._memory = y, flat, solver, weights, memory
+    def __init__(self, kernel: Any, solved: "Solved", memory: Any):
+        self.kernel, self.x, self.noise, self.dtype = kernel, solved.x, solved.noise, solved.dtype
+        self.statistics = solved.statistics
+        self._y, self._flat, self._solver, self._weights = solved.y, solved.flat, solved.solver, solved.weights
+        self._memory = memory
 
     def __repr__(self) -> str:
         n, o = self._y.shape
@@ -89,7 +104,7 @@ class Posterior:
             return self._diagonal(x_test, observation, covariance is not None)
 
     def _diagonal(self, x_test, observation, variances) -> Prediction:
-        rows = max(1, _CROSS // (self.dtype.itemsize * self.x.shape[0]))
+        rows = max(1, CROSS // (self.dtype.itemsize * self.x.shape[0]))
         means, spreads = [], []
         for start in range(0, x_test.shape[0], rows):
             block = x_test[start : start + rows]
@@ -97,7 +112,7 @@ class Posterior:
             means.append(restore(cross @ self._weights, self._flat))
             if variances:
                 prior = np.asarray(evaluate_diagonal(self.kernel, block))
-                spreads.append(_nonnegative(prior - np.asarray(self._solver.quadratic(cross.T)), prior))
+                spreads.append(nonnegative(prior - np.asarray(self._solver.quadratic(cross.T)), prior))
         variance = np.concatenate(spreads) + (self.noise if observation else 0) if variances else None
         return Prediction(np.concatenate(means), variance)
 
@@ -106,7 +121,7 @@ class Posterior:
         prior = evaluate(self.kernel, x_test, memory=self._memory)
         cov = np.array(prior - self._solver.quadratic(cross.T, full=True))
         cov = (cov + cov.T) / 2
-        np.fill_diagonal(cov, _nonnegative(np.diagonal(cov), np.diagonal(np.asarray(prior))))
+        np.fill_diagonal(cov, nonnegative(np.diagonal(cov), np.diagonal(np.asarray(prior))))
         if observation:
             cov[np.diag_indices_from(cov)] += self.noise
         return Prediction(restore(cross @ self._weights, self._flat), cov)
@@ -120,7 +135,7 @@ class Posterior:
         solver = self._exact("The log marginal likelihood needs a determinant")
         n, o = self._y.shape
         with precision(self.dtype):
-            fit = float(jnp.sum(jnp.asarray(self._y) * self._weights))
+            fit = float(np.sum(self._y * np.asarray(self._weights)))
             return -0.5 * fit - 0.5 * o * solver.log_determinant() - 0.5 * o * n * float(np.log(2 * np.pi))
 
     def leave_one_out(self) -> LeaveOneOut:
@@ -160,7 +175,7 @@ def posterior(
     matrix: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Posterior:
     """The Gaussian process posterior of f, where y = f(x) + e, f ~ GP(0, kernel), e ~ N(0, noise).
 
@@ -185,12 +200,11 @@ def posterior(
     `JitterWarning` when the factorisation needed more than `noise` on the diagonal; `statistics` has the amount.
     """
     check_kernel(kernel)
-    problem = prepare(kernel, x, y, noise, method, matrix, dtype, memory, progress)
-    return Posterior(kernel, *problem, memory)
+    solved = solve(kernel, x, y, noise, method, matrix, dtype, memory, progress)
+    return Posterior(kernel, solved, memory)
 
 
-def prepare(kernel, x, y, noise, method, matrix, dtype, memory, progress, *, name="noise", zero=False) -> tuple:
-    """Checked and solved: (x, y, flat, noise, solver, weights, statistics, dtype)."""
+def solve(kernel, x, y, noise, method, matrix, dtype, memory, progress, *, name="noise", zero=False) -> Solved:
     dtype = parse_dtype(dtype)
     x = parse_x("x", x, dtype)
     y, flat = parse_y(y, x.shape[0], dtype)
@@ -199,9 +213,9 @@ def prepare(kernel, x, y, noise, method, matrix, dtype, memory, progress, *, nam
     with precision(dtype):
         solver = _solver(kernel, x, noise, method, matrix, dtype, memory, progress)
         weights, statistics = solver.solve_with_statistics(jnp.asarray(y))
-        if not bool(jnp.all(jnp.isfinite(weights))):
+        if not np.isfinite(np.asarray(weights)).all():
             raise ComputationError("The solution has entries that are not finite. Scale `y`, or raise `noise`.")
-    return x, y, flat, noise, solver, weights, statistics, dtype
+    return Solved(x, y, flat, noise, dtype, solver, weights, statistics)
 
 
 def parse_method(method: Any) -> Cholesky | CG:
@@ -231,7 +245,7 @@ def _solver(kernel, x, noise, method, matrix, dtype, memory, progress) -> Choles
             operator = KernelOperator(kernel, jnp.asarray(x), noise, min(method.block, x.shape[0]))
         else:
             operator = MatrixOperator(parse_matrix(kernel, x, matrix, dtype, memory, progress), noise)
-        if not bool(jnp.all(noise > 0)):
+        if not np.all(np.asarray(noise) > 0):
             raise InputError("Conjugate gradients need positive noise. Use `method=Cholesky()`.")
         return method.prepare(operator, noise)
     return method.factorise(parse_matrix(kernel, x, matrix, dtype, memory, progress), noise)
@@ -250,7 +264,7 @@ def draw(key, mean, cov, size, dtype) -> Float[np.ndarray, "..."]:
     if isinstance(size, bool) or int(size) != size or size < 1:
         raise InputError(f"`size` must be a whole number, 1 or more, but got {size!r}.")
     values, vectors = np.linalg.eigh(cov)
-    values = _nonnegative(values, np.full_like(values, np.abs(values).max()))
+    values = nonnegative(values, np.full_like(values, np.abs(values).max()))
     columns = mean.reshape(mean.shape[0], -1)
     with precision(dtype):
         z = np.asarray(jax.random.normal(key, (int(size), *columns.shape), dtype=dtype))
@@ -258,7 +272,7 @@ def draw(key, mean, cov, size, dtype) -> Float[np.ndarray, "..."]:
     return draws.reshape(int(size), *mean.shape)
 
 
-def _nonnegative(value, scale) -> np.ndarray:
+def nonnegative(value, scale) -> np.ndarray:
     """`value` with rounding below zero removed; `ComputationError` if it is more than rounding of `scale`."""
     # The difference of two numbers near `scale`, the second through a solve of condition kappa: its error is about
     # eps kappa scale, and sqrt(eps) is where the digits of a variance have gone.
@@ -266,6 +280,7 @@ def _nonnegative(value, scale) -> np.ndarray:
         worst = int(np.argmin(value / np.maximum(scale, np.finfo(value.dtype).tiny)))
         raise ComputationError(
             f"A variance is negative beyond rounding: {float(value[worst]):.2e} where the prior has "
-            f"{float(scale[worst]):.2e}. The kernel is not positive semi-definite on training and test points together, or `noise` is too small."
+            f"{float(scale[worst]):.2e}. The kernel is not positive semi-definite on training and test points "
+            "together, or `noise` is too small for the precision: raise it, or work in float64."
         )
     return np.maximum(value, 0.0)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from ntkit.linalg import CG, Cholesky
 from ntkit.predict._evaluate import check_kernel
-from ntkit.predict.posterior import Posterior, prepare
+from ntkit.predict.posterior import Posterior, solve
 
 
 class RidgeLeaveOneOut(NamedTuple):
@@ -22,8 +22,8 @@ class RidgeLeaveOneOut(NamedTuple):
 class Ridge:
     """f(x) = k(x, x_train) (K + alpha I)^-1 y: what `ntkit.ridge` returns. Do not build it yourself."""
 
-    def __init__(self, kernel, problem, memory):
-        self._posterior = Posterior(kernel, *problem, memory)
+    def __init__(self, kernel, solved, memory):
+        self._posterior = Posterior(kernel, solved, memory)
         self.kernel, self.x, self.alpha = kernel, self._posterior.x, self._posterior.noise
         self.statistics, self.dtype = self._posterior.statistics, self._posterior.dtype
 
@@ -59,7 +59,7 @@ def ridge(
     matrix: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Ridge:
     """Kernel ridge regression: the minimiser of sum_i |f(x_i) - y_i|^2 + alpha |f|^2 in the kernel's space.
 
@@ -73,5 +73,5 @@ def ridge(
     and what is raised: `ntkit.posterior`.
     """
     check_kernel(kernel)
-    problem = prepare(kernel, x, y, alpha, method, matrix, dtype, memory, progress, name="alpha", zero=True)
-    return Ridge(kernel, problem, memory)
+    solved = solve(kernel, x, y, alpha, method, matrix, dtype, memory, progress, name="alpha", zero=True)
+    return Ridge(kernel, solved, memory)

@@ -95,7 +95,7 @@ def tune(
     criterion: str | KFold = "likelihood",
     dtype: Any = np.float64,
     memory: str | int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Tuning:
     """Score every kernel with every noise.
 
@@ -120,7 +120,7 @@ def tune(
     x = parse_x("x", x, dtype)
     n = x.shape[0]
     y, _ = parse_y(y, n, dtype)
-    grid = np.array([float(parse_noise(v, 1, np.dtype(np.float64))) for v in np.atleast_1d(np.asarray(noise)).ravel()])
+    grid = _grid(noise)
     _check_criterion(criterion, n, y.shape[1])
     folds = _folds(criterion, n) if isinstance(criterion, KFold) else None
     scored: list[tuple[Candidate, int]] = []
@@ -139,6 +139,13 @@ def tune(
     edge = len(grid) > 1 and place in (order[0], order[-1])
     shown = f"{criterion.folds}-fold error" if isinstance(criterion, KFold) else criterion
     return Tuning(tuple(c for c, _ in scored), shown, named[best.name], bool(edge))
+
+
+def _grid(noise: Any) -> np.ndarray:
+    grid = np.atleast_1d(np.asarray(noise))
+    if grid.ndim != 1 or grid.size == 0:
+        raise InputError(f"`noise` must be one or more numbers, but has shape {grid.shape}.")
+    return np.array([float(parse_noise(v, 1, np.dtype(np.float64))) for v in grid])
 
 
 def _named(kernels: Any) -> dict[str, Any]:
