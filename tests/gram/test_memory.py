@@ -9,13 +9,13 @@ import pytest
 
 MIB = 1 << 20
 
-# The peak of a small job with the same tiles is what Python, JAX and the compiler take.
+# What Python, JAX and the compiler take is taken before: the same programs are compiled, and a small job is run.
 MEASURE = """
 import sys
 import numpy as np
 import ntkit
 from ntkit import nn
-from ntkit.gram import gram
+from ntkit.gram import gram, run
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
@@ -29,7 +29,9 @@ np.lib.format.open_memmap(sys.argv[6], mode="w+", dtype=dtype, shape=(n, d))[:] 
     np.random.default_rng(0).standard_normal((n, d), dtype=dtype)
 )
 x = np.load(sys.argv[6])
-gram(kernel, x[:1100], memory=budget)
+gram(kernel, x[:100], memory=budget)
+job = run._Job(kernel, x, None, np.dtype(dtype), budget, None)
+job._compiled(job._program(job._first_plan()))
 clear()
 before = peak()
 gram(kernel, x, memory=budget, out=out)
@@ -47,7 +49,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="r
 
 
 @linux
-@pytest.mark.parametrize("n, budget, dtype", [(4000, 8 * MIB, "float32"), (3000, 100 * MIB, "float64")])
+@pytest.mark.parametrize("n, budget, dtype", [(4000, 32 * MIB, "float32"), (3000, 128 * MIB, "float64")])
 def test_peak_is_the_result_and_the_budget(tmp_path, n, budget, dtype):
     result = n * n * int(dtype[-2:]) // 8
     took = added(tmp_path, n, 784, budget, dtype)
@@ -57,9 +59,9 @@ def test_peak_is_the_result_and_the_budget(tmp_path, n, budget, dtype):
 
 @linux
 def test_peak_of_a_result_on_disk_is_the_budget(tmp_path):
-    took = added(tmp_path, 4000, 784, 16 * MIB, out=str(tmp_path / "k.npy"))
-    print(f"on disk: {took / MIB:.0f} MiB for a budget of 16")
-    assert took <= 16 * MIB
+    took = added(tmp_path, 4000, 784, 48 * MIB, out=str(tmp_path / "k.npy"))
+    print(f"on disk: {took / MIB:.0f} MiB for a budget of 48 and a result of {4000**2 * 4 / MIB:.0f}")
+    assert took <= 48 * MIB
 
 
 @linux
