@@ -110,9 +110,14 @@ class OfNetwork(Kernel):
 
     def _pairs(self, x1: Inputs, x2: Inputs | None) -> Kernels:
         x1, x2 = _arrays(x1, x2)
-        law, rows, columns = pair_laws(x1, x2)
-        # Only what depends on the mapped input is batched, so variances stay O(n + m) by themselves.
-        both = jax.vmap(jax.vmap(self._behind, (columns,)), (rows,))(law)
+        law = pair_laws(x1, x2)
+
+        def behind(xx: Array, xy: Array, yy: Array, gap: Array) -> Kernels:
+            return self._behind(Covariance(xx, xy, yy, law.ntk, gap, law.width))
+
+        # Rows outside, columns inside. Only what depends on the mapped input is batched: variances stay O(n + m).
+        over_columns = jax.vmap(behind, (None, 0, 0, 0))
+        both = jax.vmap(over_columns, (0, 0, None, 0))(law.xx, law.xy, law.yy, law.gap)
         return both if x2 is not None else jax.tree.map(_with_diagonal, both, self._examples(x1))
 
     def _examples(self, x: Inputs) -> Kernels:
