@@ -58,6 +58,8 @@ def series_dual(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> 
     turn, way = _turned(series, xx, xy, yy, gap)
     slope = _sum(series.slope, left, right, turn)
     lost = _distance(series, left, right, xy) + way * _sum(series.mean_slope, left, right, turn)
+    # Without the barrier XLA sums the whole series twice, once for the value and once for the gap.
+    lost = lax.optimization_barrier(lost)
     top = left.norm * right.norm
     # `lost` is 1 - cosine between phi(u) and phi(v); where the angle was folded, between phi(u) and +-phi(v).
     value, derivative = top * (1 - lost), left.slope_norm * right.slope_norm * slope

@@ -180,7 +180,7 @@ def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
     size = tables.gram.shape[0]
     back = to_coefficients(size)
     series = [_terms(t, back, tolerance) for t in (tables.slope, tables.mean_slope)]
-    features = _features(tables.gram, tolerance)[0] @ back.T
+    features = _features(tables.gram, tolerance / 8)[0] @ back.T
     norms = tables.norms @ back.T
     everything = [norms, features, *(f for terms in series for pair in terms for f in pair)]
     degree = max(_needed(f, tolerance / 10) for f in everything)
@@ -197,7 +197,7 @@ def _terms(samples: np.ndarray, back: np.ndarray, tolerance: float) -> list[tupl
     series = np.tensordot(to_coefficients(len(samples)), samples, 1)
     tails = np.cumsum(np.abs(series).max((1, 2))[::-1])[::-1]
     kept = max(1, int((tails > tolerance / 4).sum()))
-    pairs = (_features(term, tolerance / (4 * kept)) for term in series[:kept])
+    pairs = (_features(term, tolerance / (2 * kept**0.5)) for term in series[:kept])
     return [(left @ back.T, right @ back.T) for left, right in pairs]
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import InputError
+from ntkit.nn.activations._angle import safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
-from ntkit.nn.activations._kinks import find_kinks
+from ntkit.nn.activations._kinks import Kink, find_kinks
+from ntkit.nn.activations._pieces import Pieces, average, find_pieces, pieces_diagonal, pieces_dual, pieces_error
 from ntkit.nn.activations._quadrature import hosted
 from ntkit.nn.activations._runtime import beyond, row, series_dual
 from ntkit.nn.activations._tables import Fit, Series, compress, find_parity, fit
@@ -53,25 +55,37 @@ class Tabulated(Nonlinearity):
         return self.plan().fn(x)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        pieces = _pieces(self.plan())
+        if pieces is not None:
+            return pieces_dual(pieces, xx, xy, yy, gap)
         return series_dual(_series(self.plan(), xy.dtype), xx, xy, yy, gap)
 
     def diagonal(self, q: Array) -> Diagonal:
+        pieces = _pieces(self.plan())
+        if pieces is not None:
+            return pieces_diagonal(pieces, q)
         x = row(_series(self.plan(), q.dtype), q)
         return Diagonal(x.norm * x.norm, x.slope_norm * x.slope_norm)
 
     def mean(self, q: Array) -> Array:
-        return row(_series(self.plan(), q.dtype), q).mean
+        pieces = _pieces(self.plan())
+        return row(_series(self.plan(), q.dtype), q).mean if pieces is None else average(pieces, safe_sqrt(q))
 
-    def error(self, q: Array) -> Array:
-        """An estimate of the error of both duals relative to their norms, for pairs of variances up to q; shape of q.
+    def error(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
+        """An estimate of the error of both duals relative to their norms, for pairs of variances up to q.
 
-        Inside `variances` it is what was measured on points that the fit has not seen. Above, the features stay where the
-        table ends, and the estimate adds 4 |phi_q - phi_top| in L2 of the Gaussian (phi_q(z) = phi(sqrt(q) z) over its
-        norm), a bound by Cauchy-Schwarz, and twice the relative error of the norms.
+        Inside the plan's variances it is what was measured on points that the fit has not seen, plus rounding. Above, the
+        features stay where the table ends, and the estimate adds 4 |phi_q - phi_top| in L2 of the Gaussian (phi_q(z) =
+        phi(sqrt(q) z) over its norm), a bound by Cauchy-Schwarz, and twice the relative error of the norms. A function made
+        of parabolas is integrated in closed form, at any variance, up to rounding.
         """
+        pieces = _pieces(self.plan())
+        if pieces is not None:
+            return pieces_error(pieces, q)
         fitted, single = _fitted(self.plan()), q.dtype.itemsize <= 4
         inside = fitted.error + (SINGLE + SINGLE_ROUNDING if single else DOUBLE_ROUNDING)
-        return jnp.where(q <= fitted.tables.scale.top**2, inside, inside + beyond(fitted, _series(self.plan(), q.dtype), q))
+        outside = inside + beyond(fitted, _series(self.plan(), q.dtype), q)
+        return jnp.where(q <= fitted.tables.scale.top**2, inside, outside)
 
 
 class Activation(Tabulated):
@@ -157,9 +171,20 @@ class Selu(Tabulated):
         return Plan(jax.nn.selu, kinks=(0.0,))
 
 
+def _kinks_of(plan: Plan) -> tuple[Kink, ...]:
+    return find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
+
+
+@lru_cache(maxsize=64)
+def _pieces(plan: Plan) -> Pieces | None:
+    """The closed form of a function made of parabolas with kinks away from 0, where the series would not converge."""
+    kinks = _kinks_of(plan)
+    return find_pieces(hosted(plan.fn), kinks) if any(kink.place for kink in kinks) else None
+
+
 @lru_cache(maxsize=64)
 def _fitted(plan: Plan) -> Fit:
-    kinks = find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
+    kinks = _kinks_of(plan)
     return fit(plan.fn, plan.derivative, kinks, plan.tolerance, plan.variances[1] ** 0.5)
 
 

@@ -1,0 +1,289 @@
+"""Functions made of polynomials of degree two or less with kinks anywhere: hard tanh, relu6, |x - 1/2|, steps.
+
+    phi(x) = g0 + g1 x + g2 x^2 + sum_j c_j (sigma_j x - t_j)_+^o_j / o_j!,    t_j >= 0, sigma_j = +-1
+
+so their duals are closed formulas in the bivariate normal law, for every variance. With h = t / s and standard normal
+x, y of correlation rho = cos(theta), J_ab = E[(x - h)_+^a (y - k)_+^b] / (a! b!) follows from Stein's identity,
+
+    a J_ab = J_(a-2)b + rho J_(a-1)(b-1) - h J_(a-1)b,
+
+from the orthant J_00 by Owen's T function (Owen 1956), and from the rays J_(-1)b = phi(h) r^b I_b(m), r = sin(theta),
+m = (k - rho h) / r, I_b(m) = E[(z - m)_+^b] / b!. No term divides by r but m, where it only asks on which side.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr
+from jaxtyping import Array
+from numpy.polynomial.legendre import leggauss
+
+from ntkit.nn._law import size
+from ntkit.nn.activations._angle import angle, safe_sqrt
+from ntkit.nn.activations._base import Diagonal, Dual
+from ntkit.nn.activations._kinks import Kink
+
+# Beyond it a normal tail is 0 in every dtype.
+FAR = 40.0
+
+
+class Term(NamedTuple):
+    """coefficient * (side x - place)_+^order / order!"""
+
+    coefficient: float
+    side: int
+    place: float
+    order: int
+
+
+class Pieces(NamedTuple):
+    """The formula above; `polynomial` is (g0, g1, g2)."""
+
+    polynomial: tuple[float, float, float]
+    terms: tuple[Term, ...]
+
+    def derivative(self) -> "Pieces":
+        """phi' wherever it exists."""
+        _, g1, g2 = self.polynomial
+        terms = (t._replace(coefficient=t.coefficient * t.side, order=t.order - 1) for t in self.terms if t.order)
+        return Pieces((g1, 2 * g2, 0.0), tuple(terms))
+
+    def singular(self, x: np.ndarray) -> np.ndarray:
+        """The sum of the terms, without the polynomial."""
+        total = np.zeros_like(x)
+        for c, side, place, order in self.terms:
+            past = side * x - place
+            total = total + c * np.where(past > 0, past, 0) ** order * (past > 0) / math.factorial(order)
+        return total
+
+
+class Pair(NamedTuple):
+    """The law of a pair: deviations, correlation, 1 - rho and 1 + rho without cancellation, and theta."""
+
+    s1: Array
+    s2: Array
+    rho: Array
+    near: Array
+    far: Array
+    theta: Array
+
+    def mirrored(self) -> "Pair":
+        """The law of (u, -v)."""
+        return Pair(self.s1, self.s2, -self.rho, self.far, self.near, np.pi - self.theta)
+
+    def swapped(self) -> "Pair":
+        return self._replace(s1=self.s2, s2=self.s1)
+
+
+def singular_terms(kinks: tuple[Kink, ...]) -> Pieces:
+    """The terms that carry the kinks; each grows away from 0, so that none is seen at small variances."""
+    terms = (
+        Term(k.jump if k.place >= 0 else k.jump * (-1) ** (k.order + 1), 1 if k.place >= 0 else -1, abs(k.place), k.order)
+        for k in kinks
+    )
+    return Pieces((0.0, 0.0, 0.0), tuple(terms))
+
+
+def find_pieces(value, kinks: tuple[Kink, ...]) -> Pieces | None:
+    """The formula of a function, or None if it is not made of such pieces."""
+    pieces = singular_terms(kinks)
+    places = np.array([0.0, *(k.place for k in kinks)])
+    x = (places.min() - 7) + (np.ptp(places) + 14) * (np.arange(301) + 0.377) / 301
+    rest = value(x) - pieces.singular(x)
+    basis = np.stack([np.ones_like(x), x, x * x], 1)
+    found = np.linalg.lstsq(basis, rest, rcond=None)[0]
+    # Rounding of the kinks' jumps is of this order; a coefficient below it is none.
+    found = np.where(np.abs(found) < 1e-9, 0, found)
+    if np.abs(basis @ found - rest).max() > 1e-9 * (1 + np.abs(value(x)).max()):
+        return None
+    return pieces._replace(polynomial=tuple(float(g) for g in found))
+
+
+def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+    """Both duals and the gap, as `Nonlinearity.dual`."""
+    pair, slopes = _pair(xx, xy, yy, gap), pieces.derivative()
+    value, derivative = expectation(pieces, pair), expectation(slopes, pair)
+    squares = [pieces_diagonal(pieces, q) for q in (xx, yy)]
+    top = safe_sqrt(squares[0].value) * safe_sqrt(squares[1].value)
+    plain = jnp.maximum(top - size(value), 0)
+    if any(t.order == 0 for t in pieces.terms):
+        return Dual(value, derivative, plain)
+    # Nearly parallel: by Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle behind
+    # a corner; plus what unequal variances cost at angle 0, where rounding lets it be seen.
+    limit = _pair(xx, pair.s1 * pair.s2, yy, jnp.zeros_like(gap))
+    ends = expectation(slopes, limit)
+    mean = (ends + 2 * derivative) / 3 if any(t.order == 1 for t in pieces.terms) else (ends + derivative) / 2
+    apart, eps = top - expectation(pieces, limit), float(jnp.finfo(value.dtype).eps)
+    close = gap * mean + jnp.where(apart > 16 * eps * _mass(pieces, xx, yy), apart, 0)
+    near = (xy > 0) & (pair.near < eps**0.5)
+    return Dual(value, derivative, jnp.where(near, close, plain))
+
+
+def pieces_diagonal(pieces: Pieces, q: Array) -> Diagonal:
+    """E[phi^2] and E[phi'^2]."""
+    pair = _pair(q, q, q, jnp.zeros_like(q))
+    return Diagonal(expectation(pieces, pair), expectation(pieces.derivative(), pair))
+
+
+def pieces_error(pieces: Pieces, q: Array) -> Array:
+    """Rounding, times the size of the terms over the size of their sum."""
+    eps = float(jnp.finfo(q.dtype).eps)
+    both = pieces, pieces.derivative()
+    parts = zip(both, pieces_diagonal(pieces, q), strict=True)
+    ratios = [_mass(p, q, q) / jnp.maximum(total, float(jnp.finfo(q.dtype).tiny)) for p, total in parts]
+    return 32 * eps * (1 + jnp.maximum(*ratios))
+
+
+def _mass(pieces: Pieces, xx: Array, yy: Array) -> Array:
+    """What the expectation is the difference of: E[polynomial^2] + E[terms^2], for both variances together."""
+    zero = pieces._replace(terms=()), pieces._replace(polynomial=(0.0, 0.0, 0.0))
+    masses = [sum(safe_sqrt(expectation(z, _pair(q, q, q, jnp.zeros_like(q)))) for z in zero) for q in (xx, yy)]
+    return masses[0] * masses[1]
+
+
+def _pair(xx: Array, xy: Array, yy: Array, gap: Array) -> Pair:
+    theta, s = angle(xx, xy, yy, gap)
+    alive = s > 0
+    near = jnp.where(alive, gap / jnp.where(alive, s, 1), 1)
+    acute = xy >= 0
+    near, far = jnp.where(acute, near, 2 - near), jnp.where(acute, 2 - near, near)
+    return Pair(safe_sqrt(xx), safe_sqrt(yy), jnp.where(acute, 1 - near, far - 1), near, far, theta)
+
+
+def expectation(pieces: Pieces, pair: Pair) -> Array:
+    """E[phi(u) phi(v)]."""
+    g0, g1, g2 = pieces.polynomial
+    s1, s2, rho = pair.s1, pair.s2, pair.rho
+    q1, q2 = s1 * s1, s2 * s2
+    total = g0 * g0 + g0 * g2 * (q1 + q2) + g1 * g1 * rho * s1 * s2 + g2 * g2 * q1 * q2 * (1 + 2 * rho * rho)
+    for law in (pair, pair.swapped()):
+        k0, k1, k2 = (_ladder(pieces, law.s2, p) for p in range(3))
+        q = law.s1 * law.s1
+        total = total + g0 * k0 + g1 * rho * law.s1 * k1 + g2 * q * (k0 + rho * rho * k2)
+    return total + singular_expectation(pieces, pair)
+
+
+def singular_expectation(pieces: Pieces, pair: Pair) -> Array:
+    """E[kappa(u) kappa(v)] for the sum kappa of the terms."""
+    total = jnp.zeros_like(pair.rho)
+    for i in pieces.terms:
+        for j in pieces.terms:
+            law = pair if i.side == j.side else pair.mirrored()
+            moments = Moments(law, i.place, j.place)
+            scale = i.coefficient * j.coefficient * pair.s1**i.order * pair.s2**j.order
+            total = total + scale * moments(i.order, j.order)
+    return total
+
+
+def average(pieces: Pieces, s: Array) -> Array:
+    """E[phi(u)]."""
+    g0, _, g2 = pieces.polynomial
+    return g0 + g2 * s * s + _ladder(pieces, s, 0)
+
+
+def _ladder(pieces: Pieces, s: Array, p: int) -> Array:
+    """s^p E[kappa^(p)(s z)]."""
+    total = jnp.zeros_like(s)
+    for c, side, place, order in pieces.terms:
+        total = total + c * side**p * s**order * _tail(order - p, _over(place, s))
+    return total
+
+
+def _over(place: float, s: Array) -> Array:
+    """t / s, at most FAR."""
+    safe = jnp.where(s * FAR > place, s, 1)
+    return jnp.where(s * FAR > place, place / safe, FAR if place else 0.0)
+
+
+def _density(x: Array) -> Array:
+    return jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _tail(order: int, m: Array) -> Array:
+    """I_b(m) = E[(z - m)_+^b] / b!, continued to b = -1 (the density at m) and -2 (minus its slope)."""
+    if order == -2:
+        return m * _density(m)
+    if order == -1:
+        return _density(m)
+    if order == 0:
+        return ndtr(-m)
+    return (_tail(order - 2, m) - m * _tail(order - 1, m)) / order
+
+
+class Moments:
+    """J_ab of one pair of kinks at t1, t2 >= 0."""
+
+    def __init__(self, pair: Pair, t1: float, t2: float):
+        self.rho, self.theta, self.both_at_zero = pair.rho, pair.theta, t1 == t2 == 0
+        self.h, self.k = _over(t1, pair.s1), _over(t2, pair.s2)
+        self.r = safe_sqrt(pair.near * pair.far)
+        self.n1, self.m1 = _beyond(self.h, self.k, pair, self.r)
+        self.n2, self.m2 = _beyond(self.k, self.h, pair, self.r)
+        self.known: dict[tuple[int, int], Array] = {}
+
+    def __call__(self, a: int, b: int) -> Array:
+        if (a, b) not in self.known:
+            self.known[a, b] = self._moment(a, b)
+        return self.known[a, b]
+
+    def _moment(self, a: int, b: int) -> Array:
+        if a == b == 0:
+            return (np.pi - self.theta) / (2 * np.pi) if self.both_at_zero else self._orthant()
+        if a == -1:
+            return _density(self.h) * self._ray(b, self.n1, self.m1)
+        if b == -1:
+            return _density(self.k) * self._ray(a, self.n2, self.m2)
+        if a >= b:
+            before = self(a - 2, b) if a > 1 else self(-1, b)
+            return (before + self.rho * self(a - 1, b - 1) - self.h * self(a - 1, b)) / a
+        before = self(a, b - 2) if b > 1 else self(a, -1)
+        return (before + self.rho * self(a - 1, b - 1) - self.k * self(a, b - 1)) / b
+
+    def _ray(self, order: int, n: Array, m: Array) -> Array:
+        """E[(r z - n)_+^order] / order!, with m = n / r: finite where r vanishes."""
+        if order == 0:
+            return ndtr(-m)
+        before = self.r * _density(m) if order == 1 else self.r * self.r * self._ray(order - 2, n, m)
+        return (before - n * self._ray(order - 1, n, m)) / order
+
+    def _orthant(self) -> Array:
+        """P(x > h, y > k) for h, k >= 0."""
+        half = (ndtr(-self.h) + ndtr(-self.k)) / 2
+        return jnp.maximum(half - owen(self.h, self.m1) - owen(self.k, self.m2), 0)
+
+
+def _beyond(h: Array, k: Array, pair: Pair, r: Array) -> tuple[Array, Array]:
+    """n = k - rho h, from the nearer end, and m = n / r, at most FAR."""
+    acute = pair.rho >= 0
+    apart = jnp.where(acute, k - h, k + h)
+    small, large = jnp.where(acute, pair.near, pair.far), jnp.where(acute, pair.far, pair.near)
+    sign = jnp.where(acute, 1, -1)
+    # At theta = 0 or pi the ray is crossed always, never, or (apart = 0) by half.
+    crossed = r > 1e-18
+    ratio = jnp.where(crossed, apart / jnp.where(crossed, r, 1), jnp.sign(apart) * FAR)
+    return apart + sign * h * small, jnp.clip(ratio + sign * h * safe_sqrt(small / large), -FAR, FAR)
+
+
+_NODES = {4: leggauss(7), 8: leggauss(13)}
+
+
+def owen(h: Array, m: Array) -> Array:
+    """Owen's T(h, m / h) for h >= 0: int_0^(m/h) exp(-h^2 (1 + x^2) / 2) / (1 + x^2) dx / (2 pi).
+
+    For |m| <= h Gauss's rule converges as 4.6^(-2 n); else T(h, a) = (Q(h) + Q(m)) / 2 - Q(h) Q(m) - T(m, 1 / a).
+    """
+    far = size(m)
+    steep = far > h
+    big, small = jnp.where(steep, far, h), jnp.where(steep, h, far)
+    alive = big > 0
+    ratio = jnp.where(alive, small / jnp.where(alive, big, 1), 0)
+    x, w = _NODES[8 if m.dtype.itemsize > 4 else 4]
+    total = jnp.zeros_like(ratio)
+    for node, weight in zip((x + 1) / 2, w / 2, strict=True):
+        total = total + float(weight) * jnp.exp(-(small * float(node)) ** 2 / 2) / (1 + (ratio * float(node)) ** 2)
+    inner = ratio * total * jnp.exp(-big * big / 2) / (2 * np.pi)
+    tails = ndtr(-h), ndtr(-far)
+    value = jnp.where(steep, (tails[0] + tails[1]) / 2 - tails[0] * tails[1] - inner, inner)
+    return jnp.where(m < 0, -value, value)
