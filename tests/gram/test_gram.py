@@ -98,7 +98,12 @@ def test_inputs_of_all_kinds(tmp_path):
     x = examples(9, 5)
     np.save(tmp_path / "x.npy", x)
     want = gram(Rbf(), x, tile=4)
-    for same in (jnp.asarray(x), np.load(tmp_path / "x.npy", mmap_mode="r"), np.asfortranarray(x), np.repeat(x, 2, 0)[::2]):
+    for same in (
+        jnp.asarray(x),
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        np.asfortranarray(x),
+        np.repeat(x, 2, 0)[::2],
+    ):
         np.testing.assert_array_equal(gram(Rbf(), same, tile=4), want)
     np.testing.assert_array_equal(gram(Rbf(), x.tolist(), tile=4, dtype="float32"), want)
 
@@ -130,7 +135,9 @@ def test_one_compilation_per_tile_shape(compiled):
 def test_floats_are_rounded_once():
     """In float32, w_std = 2^0.5 squares to 2, as it does in eager code."""
     net = nn.mlp(depth=20, width=1, activation=nn.Relu())
-    he = eqx.tree_at(lambda net: [layer.w_std for layer in net.layers if isinstance(layer, nn.Dense)], net, [2**0.5] * 21)
+    he = eqx.tree_at(
+        lambda net: [layer.w_std for layer in net.layers if isinstance(layer, nn.Dense)], net, [2**0.5] * 21
+    )
     x = examples(9, 12)
     wide, narrow = (np.diag(gram(NTK(he), x, dtype=dtype)) for dtype in ("float64", "float32"))
     np.testing.assert_allclose(narrow, wide, rtol=1e-6)
@@ -138,7 +145,7 @@ def test_floats_are_rounded_once():
 
 def test_networks():
     net = nn.mlp(depth=2, width=8, activation=nn.Relu(), beta=0.1)
-    x = examples(30, 6)
+    x = jnp.asarray(examples(30, 6))
     both = gram(Both(net), x, tile=16)
     direct = Both(net)(x)
     # A tile's matrix product may sum in another order.
@@ -184,7 +191,9 @@ def test_any_budget_gives_the_matrix(memory):
 
 def test_a_budget_too_small_names_the_smallest_that_would_do():
     x = examples(6, 5)
-    with pytest.raises(InputError, match=r"`memory` is 10 B, but one pair takes .* Pass at least `memory=(\d+)`") as caught:
+    with pytest.raises(
+        InputError, match=r"`memory` is 10 B, but one pair takes .* Pass at least `memory=(\d+)`"
+    ) as caught:
         gram(Rbf(), x, memory=10)
     smallest = int(str(caught.value).split("memory=")[1].split("`")[0])
     np.testing.assert_allclose(gram(Rbf(), x, memory=smallest), dense_rbf(x), rtol=ROUNDING)

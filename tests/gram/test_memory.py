@@ -53,7 +53,9 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="r
 def test_peak_is_the_result_and_the_budget(tmp_path, n, budget, dtype):
     result = n * n * int(dtype[-2:]) // 8
     took = added(tmp_path, n, 784, budget, dtype)
-    print(f"n = {n}, {dtype}: {took / MIB:.0f} MiB for a result of {result / MIB:.0f} and a budget of {budget / MIB:.0f}")
+    print(
+        f"n = {n}, {dtype}: {took / MIB:.0f} MiB for a result of {result / MIB:.0f} and a budget of {budget / MIB:.0f}"
+    )
     assert took <= result + budget
 
 

@@ -344,9 +344,9 @@ def test_ctrl_c_stops_promptly_and_says_how_to_resume(tmp_path):
     np.testing.assert_array_equal(out, gram(Rbf(), examples(40, 5), tile=2))
 
 
-# One process imports JAX; its children, which start it, are killed. Each child is a fork made before JAX has any thread.
+# One process imports JAX; its children, forked before JAX has any thread, are killed.
 KILLER = """
-    import os, random, shutil, signal, sys, time
+    import os, random, shutil, signal, sys, time, zarr
     from pathlib import Path
     from gram_examples import Rbf, Slow, examples
     from ntkit.gram import gram
@@ -360,7 +360,7 @@ KILLER = """
         if pid:
             return pid
         try:
-            gram(Slow(Rbf(), 0.004), x, tile=3, out=path, progress=False)
+            gram(Slow(Rbf(), 0.015), x, tile=3, out=path, progress=False)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
@@ -388,7 +388,7 @@ KILLER = """
     for trial in range(trials):
         path = folder / f"{trial}{suffix}"
         pid = child(path)
-        if trial % 2:  # any moment; else one at which tiles are written
+        if trial % 4 == 0:  # any moment; else one at which tiles are written
             time.sleep(rng.uniform(0, 1) * (end - start))
         else:
             begun(path)
@@ -396,7 +396,7 @@ KILLER = """
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         found = Journal.read(folder / f"{trial}{suffix}.journal")
-        partial += found is not None and 0 < len(found.done) < 45
+        partial += found is not None and found.stamps is None and len(found.done) > 0
         equal += finish(path) == want
         path.unlink() if path.is_file() else shutil.rmtree(path)
     print(partial, equal)
@@ -420,7 +420,17 @@ def test_the_identity_of_a_kernel_is_its_content():
         return lambda x1, x2=None: by * x1
 
     same = [Rbf(), Rbf(1.3), Rbf(amplitude=1.3)]
-    others = [Rbf(1.4), Slow(Rbf(), 0.1), Slow(Rbf(), 0.2), Twice(Rbf()), scaled(1.0), scaled(2.0), scaled, np.sin, np.cos]
+    others = [
+        Rbf(1.4),
+        Slow(Rbf(), 0.1),
+        Slow(Rbf(), 0.2),
+        Twice(Rbf()),
+        scaled(1.0),
+        scaled(2.0),
+        scaled,
+        np.sin,
+        np.cos,
+    ]
     digests = [kernel_digest(kernel) for kernel in [same[0], *others]]
     assert len({kernel_digest(kernel) for kernel in same}) == 1
     assert len(set(digests)) == len(digests)
