@@ -1,7 +1,7 @@
 """NTK and NNGP regression on 10 000 training images of MNIST: accuracy and seconds, into docs/benchmarks/mnist.md.
 
-The ridge is chosen by leave-one-out accuracy on the first 2000 training images; the other choices are fixed: depth 3, ReLU,
-w_std = sqrt(2), b_std = 0.1, images of unit norm. The test set is MNIST's own, seen once.
+The ridge is chosen by leave-one-out accuracy on the first 2000 training images; the other choices are fixed: depth 3,
+ReLU, w_std = sqrt(2), b_std = 0.1, images of unit norm. The test set is MNIST's own, seen once.
 """
 
 import argparse
@@ -49,9 +49,9 @@ def main() -> None:
         [
             "# MNIST, 10 000 training images",
             "",
-            f"Measured on {datetime.date.today()} by `python benchmarks/mnist.py`, {len(os.sched_getaffinity(0))} CPU cores. "
-            f"Data: {data.source}. ReLU network of depth 3, w_std = sqrt(2), b_std = 0.1, images of unit norm; ridge by "
-            "leave-one-out accuracy on 2000 training images; all 10 000 test images.",
+            f"Measured on {datetime.date.today()} by `python benchmarks/mnist.py`, {len(os.sched_getaffinity(0))} CPU "
+            f"cores. Data: {data.source}. ReLU network of depth 3, w_std = sqrt(2), b_std = 0.1, images of one norm; ridge "
+            "by leave-one-out accuracy on 2000 training images; all 10 000 test images.",
             "",
             f"Both kernels of {len(x)} x {len(x)} and {len(x_test)} x {len(x)} images in one pass, float32: "
             f"{kernels_seconds:.0f} s.",

@@ -124,7 +124,10 @@ def first_calls(peer: Path, repeats: int = 5) -> dict:
     """Seconds of the first call in a fresh process, compile included, depth 10."""
     columns: dict[str, list[float]] = {"ntkit": [], "neural-tangents": []}
     for _ in range(repeats):
-        for name, python, script in (("ntkit", sys.executable, "ntkit_worker.py"), ("neural-tangents", peer, "neural_tangents_worker.py")):
+        for name, python, script in (
+            ("ntkit", sys.executable, "ntkit_worker.py"),
+            ("neural-tangents", peer, "neural_tangents_worker.py"),
+        ):
             worker = Worker(python, script)
             columns[name].append(worker.prepare("relu-10")["first"])
             worker.close()
@@ -151,11 +154,12 @@ def table(results: list[dict], first: dict, imported: float, versions: dict, cor
         f"Measured on {datetime.date.today()} by `make bench`: {cores} CPU cores ({cpu_name()}), float32, "
         f"Python {platform.python_version()}. The systems of a row take turns in one run; medians.",
         "",
-        "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items()) + ".",
+        "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items())
+        + ".",
         "",
         "Ours is `ntkit.gram(theta, x)`: NumPy array out, symmetric half computed and mirrored. The networks have "
-        "w_std = sqrt(2) and, unless said, no biases. `error` is the largest deviation of the first 256 x 256 entries from "
-        "float64, relative to the geometric mean of the diagonal.",
+        "w_std = sqrt(2) and, unless said, no biases. `error` is the largest deviation of the first 256 x 256 entries "
+        "from float64, relative to the geometric mean of the diagonal.",
         "",
         "| work | ntkit | peer | time of the peer | ratio | target | error |",
         "|---|---|---|---|---|---|---|",
@@ -164,8 +168,8 @@ def table(results: list[dict], first: dict, imported: float, versions: dict, cor
         ratio, target = verdict(row)
         peer = "`x @ x.T`" if row["peer"] == "product" else row["peer"]
         lines.append(
-            f"| {row['title']} | {1e3 * row['seconds']:.1f} ms | {peer} | {1e3 * row['peer_seconds']:.1f} ms | {ratio} | {target} "
-            f"| {row['ours_check']['error']:.0e} |"
+            f"| {row['title']} | {1e3 * row['seconds']:.1f} ms | {peer} | {1e3 * row['peer_seconds']:.1f} ms "
+            f"| {ratio} | {target} | {row['ours_check']['error']:.0e} |"
         )
     met = "met" if first["ntkit"] <= first["neural-tangents"] else "missed"
     lines += [
@@ -179,7 +183,11 @@ def table(results: list[dict], first: dict, imported: float, versions: dict, cor
 
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.machine()
 
 

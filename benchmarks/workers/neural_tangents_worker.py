@@ -1,5 +1,6 @@
 """neural-tangents 0.6.5 in its own environment. Its `experimental` subpackage would ask for TensorFlow."""
 
+import importlib.metadata as metadata
 import sys
 import types
 from functools import partial
@@ -42,10 +43,7 @@ JOBS = {
 
 
 def versions():
-    import jaxlib
-    import neural_tangents
-
-    return {"neural-tangents": neural_tangents.__version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    return {name: metadata.version(name) for name in ("neural-tangents", "jax", "jaxlib", "numpy")}
 
 
 if __name__ == "__main__":

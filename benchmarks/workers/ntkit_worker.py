@@ -1,5 +1,6 @@
 """ntkit, and JAX's own matrix product for scale."""
 
+import importlib.metadata as metadata
 import sys
 from pathlib import Path
 
@@ -60,8 +61,6 @@ JOBS = {
 
 
 def versions():
-    import importlib.metadata as metadata
-
     names = ("ntkit", "jax", "jaxlib", "numpy", "scikit-ntk")
     return {name: metadata.version(name) for name in names}
 

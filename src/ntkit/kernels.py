@@ -178,5 +178,6 @@ class Both(OfNetwork):
 
 
 def kernels(net: Layer, x1: Inputs, x2: Inputs | None = None) -> Kernels:
-    """`Kernels(nngp, ntk)` of a network between the rows of x1 and x2, in one pass. Equivalent to `Both(net)(x1, x2)`."""
+    """`Kernels(nngp, ntk)` of a network between the rows of x1 and x2, in one pass. Equivalent to `Both(net)(x1,
+    x2)`."""
     return Both(net)(x1, x2)

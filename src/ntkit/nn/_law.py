@@ -34,9 +34,9 @@ def size(x: Array) -> Array:
 class Covariance(eqx.Module):
     """The law of the signal at a pair of inputs x, y: of one channel, all channels being independent copies.
 
-    `xx = E[u u]`, `xy = E[u v]`, `yy = E[v v]` for the signals u, v at x and y; `ntk` is the tangent kernel Theta(x, y) of the
-    network so far; `gap = sqrt(xx yy) - |xy|`. `width` counts the channels (the fan-in of the next layer). `one` says that x
-    and y are one and the same example, seen in the same forward pass: the diagonal of the kernel.
+    `xx = E[u u]`, `xy = E[u v]`, `yy = E[v v]` for the signals u, v at x and y; `ntk` is the tangent kernel Theta(x,
+    y) of the network so far; `gap = sqrt(xx yy) - |xy|`. `width` counts the channels (the fan-in of the next layer).
+    `one` says that x and y are one and the same example, seen in the same forward pass: the diagonal of the kernel.
     """
 
     xx: Float[Array, "..."]
@@ -80,10 +80,15 @@ def add(first: Covariance, second: Covariance) -> Covariance:
     ntk = first.ntk + second.ntk
     if one:
         return first.replace(xx=xx, xy=xx, yy=xx, ntk=ntk)
-    opposite = first.xy * second.xy < 0
-    lost = jnp.where(opposite, 2 * jnp.minimum(size(first.xy), size(second.xy)), 0)
-    gap = first.gap + second.gap + lost + bracket(first.xx, first.yy, second.xx, second.yy)
+    gap = first.gap + second.gap + lost(first.xy, second.xy) + bracket(first.xx, first.yy, second.xx, second.yy)
     return first.replace(xx=xx, xy=first.xy + second.xy, yy=yy, ntk=ntk, gap=gap)
+
+
+def lost(k1: Array, k2: Array) -> Array:
+    """|k1| + |k2| - |k1 + k2| without cancellation; where a sign is undecided its derivative takes the side that
+    `size` takes."""
+    up, down = size(k1) + k1 + (size(k2) + k2), size(k1) - k1 + (size(k2) - k2)
+    return jnp.where(k1 + k2 < 0, up, down)
 
 
 def bracket(q1: Array, q2: Array, p1: Array, p2: Array) -> Array:
@@ -104,8 +109,9 @@ def add_constant(law: Covariance, c: Scalar) -> Covariance:
     difference = a1 - a2
     total = jnp.sqrt(xx) * jnp.sqrt(yy) if _positive(c) else safe_sqrt(xx) * safe_sqrt(yy)
     narrowed = safe_divide(c * difference * difference, total + a1 * a2 + c)
-    lost = jnp.where(law.xy < 0, 2 * jnp.minimum(c, size(law.xy)), 0)
-    return law.replace(xx=xx, xy=law.xy + c, yy=yy, gap=law.gap + narrowed + lost)
+    # |xy| + c - |xy + c|, as in `lost`.
+    folded = jnp.where(law.xy < 0, jnp.where(law.xy + c < 0, 2 * c, -2 * law.xy), 0)
+    return law.replace(xx=xx, xy=law.xy + c, yy=yy, gap=law.gap + narrowed + folded)
 
 
 def is_zero(leaf: Scalar) -> bool:

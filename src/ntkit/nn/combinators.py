@@ -45,7 +45,7 @@ class Sequential(Layer):
 
     def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
         params = []
-        for layer, own in zip(self.layers, _split(key, len(self.layers)), strict=False):
+        for layer, own in zip(self.layers, jax.random.split(key, max(len(self.layers), 1)), strict=False):
             params.append(layer.init(own, shape, dtype=dtype))
             shape = layer.shape(shape)
         return tuple(params)
@@ -70,8 +70,8 @@ class Sum(Layer):
     """The sum of branches that read the same input: covariances and tangent kernels add.
 
     At infinite width this needs branches that are independent given the input's covariance (all but one must contain a
-    `Dense` with weights of their own) and whose cross moments vanish (all but one must have zero mean): a Gaussian branch
-    may be added to an activation, two activations of non-zero mean may not.
+    `Dense` with weights of their own) and whose cross moments vanish (all but one must have zero mean): a Gaussian
+    branch may be added to an activation, two activations of non-zero mean may not.
     """
 
     branches: tuple[Layer, ...]
@@ -84,12 +84,14 @@ class Sum(Layer):
     def shape(self, shape: Shape) -> Shape:
         shapes = [branch.shape(shape) for branch in self.branches]
         if len(set(shapes)) > 1:
-            raise InputError(f"The branches of `Sum` must have outputs of one shape; for inputs {shape} they are {shapes}.")
+            raise InputError(
+                f"The branches of `Sum` must have outputs of one shape; for inputs {shape} they are {shapes}."
+            )
         return shapes[0]
 
     def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
         self.shape(shape)
-        keys = _split(key, len(self.branches))
+        keys = jax.random.split(key, len(self.branches))
         return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(self.branches, keys, strict=True))
 
     def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
@@ -109,8 +111,8 @@ class Sum(Layer):
         names = " and ".join(f"`{b.name}`" for b in self.branches)
         if sum(not out.fresh for out in outs) > 1:
             raise InputError(
-                f"`Sum` of {names}: at infinite width its branches must be independent, but more than one of them reads the "
-                "shared input without weights of its own. Put a `Dense` into all branches but one."
+                f"`Sum` of {names}: at infinite width its branches must be independent, but more than one of them "
+                "reads the shared input without weights of its own. Put a `Dense` into all branches but one."
             )
         if sum(not out.zero_mean for out in outs) > 1:
             raise InputError(

@@ -34,11 +34,15 @@ class Dense(Layer):
         Theta' = w_std^2 Theta + n K + 1                                       ("standard")
 
     The standard parameterization draws W ~ w_std / sqrt(n) and b ~ b_std and puts no factor before them: the same
-    network, other gradients. Its kernel grows with the fan-in n, and the term 1 of the bias is there only if b_std != 0.
+    network, other gradients. Its kernel grows with the fan-in n, and the term 1 of the bias is there only if b_std !=
+    0.
 
-    **Arguments:** `width`: number of output channels. `w_std`, `b_std`: leaves, both at least 0; `b_std=0` means no bias.
-    `trainable=False` freezes the layer: its own term leaves Theta. `init`: the law of each weight and bias, one of
-    "normal", "uniform", "rademacher", "laplace", scaled to variance 1; the infinite reading is the same for all.
+    **Arguments:** `width`: number of output channels. `w_std`, `b_std`: leaves, both at least 0; `b_std=0` means no
+    bias. `trainable=False` freezes the layer: its own term leaves Theta. `init`: the law of each weight and bias, one
+    of "normal", "uniform", "rademacher", "laplace", scaled to variance 1. The infinite reading is the same for all,
+    by the central limit theorem over the channels before the layer. Of a first layer these are the d features of the
+    data: with another law than "normal" its outputs are Gaussian only as far as x is spread over many features (their
+    excess kurtosis is that of the law times sum x_i^4 / (sum x_i^2)^2).
     """
 
     width: int = eqx.field(static=True)
@@ -90,7 +94,9 @@ class Dense(Layer):
             params["b"] = jnp.asarray(self.b_std, dtype) * bias if standard else bias
         return params
 
-    def apply(self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None) -> Float[Array, "... o"]:
+    def apply(
+        self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "... o"]:
         if not self.trainable:
             params = jax.lax.stop_gradient(params)
         standard = self.parameterization == "standard"

@@ -15,10 +15,10 @@ from ntkit.nn._layer import Layer, Params, Shape, Signal
 class LayerNorm(Layer):
     """z' = (z - mean) / sqrt(var + eps) over the channels, without learnt scale or shift.
 
-    At infinite width the mean over channels of a centred signal is 0 and the variance is K(x, x), so the law of a pair is
-    divided by sqrt(K(x, x) + eps) sqrt(K(y, y) + eps), Theta too: what the statistics themselves contribute to the gradient
-    is of the order 1 / width. A signal whose mean is not 0 (behind most activations) is refused: its mean would have to be
-    known for every variance. Put the layer behind a `Dense`, or use `activation.normalized()`.
+    At infinite width the mean over channels of a centred signal is 0 and the variance is K(x, x), so the law of a
+    pair is divided by sqrt(K(x, x) + eps) sqrt(K(y, y) + eps), Theta too: what the statistics themselves contribute
+    to the gradient is of the order 1 / width. A signal whose mean is not 0 (behind most activations) is refused: its
+    mean would have to be known for every variance. Put the layer behind a `Dense`, or use `activation.normalized()`.
     """
 
     eps: float = eqx.field(static=True, default=1e-6)
@@ -30,7 +30,9 @@ class LayerNorm(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
-    def apply(self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None) -> Float[Array, "... c"]:
+    def apply(
+        self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "... c"]:
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
 
@@ -41,13 +43,13 @@ class LayerNorm(Layer):
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:
             raise InputError(
-                "`LayerNorm` has no infinite reading on the raw input, whose channels are finite in number. Normalise the "
-                "data before the network, or put a `Dense` in front."
+                "`LayerNorm` has no infinite reading on the raw input, whose channels are finite in number. "
+                "Normalise the data before the network, or put a `Dense` in front."
             )
         if not signal.zero_mean:
             raise InputError(
-                f"`LayerNorm` needs a signal of zero mean at infinite width, but here it follows {signal.source}. Put it "
-                "behind a `Dense`."
+                f"`LayerNorm` needs a signal of zero mean at infinite width, but here it follows {signal.source}. "
+                "Put it behind a `Dense`."
             )
         return signal.replace(source="`LayerNorm`")
 
@@ -61,9 +63,10 @@ def _inverse_root(q: Array) -> Array:
 class Dropout(Layer):
     """Sets each channel to 0 with probability `rate` and divides the others by 1 - rate, if `apply` gets a key.
 
-    `rate` is the probability that a channel is *dropped*. The infinite reading is that of the training-time network: each
-    example draws masks of its own, so K(x, x) and, on the diagonal, Theta(x, x) grow by 1 / (1 - rate), while the pairs of
-    different examples stay as they are. Without a key `apply` is the identity, and so should the layer be left out.
+    `rate` is the probability that a channel is *dropped*. The infinite reading is that of the training-time network:
+    each example draws masks of its own, so K(x, x) and, on the diagonal, Theta(x, x) grow by 1 / (1 - rate), while
+    the pairs of different examples stay as they are. Without a key `apply` is the identity, and so should the layer
+    be left out.
     """
 
     rate: float = eqx.field(static=True)
@@ -77,7 +80,9 @@ class Dropout(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
-    def apply(self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None) -> Float[Array, "... c"]:
+    def apply(
+        self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "... c"]:
         if key is None or self.rate == 0:
             return x
         kept = jax.random.bernoulli(key, 1 - self.rate, x.shape)
@@ -93,7 +98,7 @@ class Dropout(Layer):
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:
             raise InputError(
-                "`Dropout` on the raw input has no infinite reading: finitely many channels are masked, and the law behind "
-                "the next layer is a mixture. Put a `Dense` in front."
+                "`Dropout` on the raw input has no infinite reading: finitely many channels are masked, and the law "
+                "behind the next layer is a mixture. Put a `Dense` in front."
             )
         return signal.replace(source="`Dropout`", gaussian=False, fresh=signal.fresh)

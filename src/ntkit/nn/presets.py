@@ -32,7 +32,11 @@ def mlp(
     if not 0 <= fixed_layers <= depth:
         raise InputError(f"`fixed_layers` must lie between 0 and depth = {depth}; got {fixed_layers!r}.")
     if not isinstance(activation, Nonlinearity):
-        hint = " Create it first: add parentheses." if isinstance(activation, type) else " Wrap a function in `nn.Activation(fn)`."
+        hint = (
+            " Create it first: add parentheses."
+            if isinstance(activation, type)
+            else " Wrap a function in `nn.Activation(fn)`."
+        )
         raise InputError(f"`activation` of `mlp` must be an activation such as `nn.Relu()`; got {activation!r}.{hint}")
     if beta is not None:
         if w_std is not None or b_std is not None:

@@ -15,8 +15,10 @@ def _fit(taylor: list[float], degree: int) -> tuple[float, ...]:
 
     The constant term is kept; fitting the rest over w keeps small angles right to the last digit.
     """
-    rest = chebyshev.chebinterpolate(lambda x: np.polynomial.polynomial.polyval((x + 1) / 4, taylor[1:]), degree - 1)
-    fit = chebyshev.Chebyshev(rest, domain=[0, 0.5]).convert(kind=np.polynomial.Polynomial)
+    points = np.cos(np.pi * (np.arange(degree) + 0.5) / degree)
+    values = np.polynomial.polynomial.polyval((points + 1) / 4, taylor[1:])
+    rest = chebyshev.chebfit(points, values, degree - 1)
+    fit = chebyshev.Chebyshev(rest, domain=(0, 0.5)).convert(kind=np.polynomial.Polynomial)
     return (*(float(c) for c in fit.coef[::-1]), taylor[0])
 
 

@@ -3,10 +3,8 @@
 import abc
 from typing import Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
@@ -42,9 +40,9 @@ class Nonlinearity(Layer):
     """
 
     @property
-    @abc.abstractmethod
     def parity(self) -> Parity:
-        """Whether phi(-x) = -phi(x) ("odd"), phi(x) ("even"), or neither."""
+        """Whether phi(-x) = -phi(x) ("odd"), phi(x) ("even"), or neither ("none")."""
+        return "none"
 
     @abc.abstractmethod
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -65,7 +63,7 @@ class Nonlinearity(Layer):
     def normalized(self) -> "Affine":
         """(phi - E phi) / std phi under N(0, 1): zero mean and unit variance at variance 1."""
         with jax.enable_x64(True):
-            one = np.ones((), np.float64)
+            one = jnp.ones((), jnp.float64)
             mean = 0.0 if self.parity == "odd" else float(self.mean(one))
             square = float(self.diagonal(one).value)
         variance = square - mean * mean
@@ -141,18 +139,23 @@ def _half_square(q1: Array, q2: Array) -> Array:
 
 
 def smooth_gap(
-    parity: Parity, law: tuple[Array, Array, Array, Array], ends: tuple[Array, Array], value: Array, derivative: Array,
+    parity: Parity,
+    law: tuple[Array, Array, Array, Array],
+    ends: tuple[Array, Array],
+    value: Array,
+    derivative: Array,
     slopes: tuple[Array, Array],
 ) -> Array:
     """The gap behind a smooth activation, without cancellation for nearly parallel inputs.
 
-    By Price's theorem d value / d xy = derivative, so near the end of the range sqrt(k11 k22) - |value| is the input's gap
-    times the mean of the derivative's dual over it, which for a smooth phi is the mean of its two ends. `ends` are
-    E[phi^2] and `slopes` E[phi'^2] at xx and yy. What unequal variances add (a Cauchy-Schwarz gap at correlation 1, of the
-    order of the squared relative difference) is taken from the plain difference where float precision can see it.
+    By Price's theorem d value / d xy = derivative, so near the end of the range sqrt(k11 k22) - |value| is the
+    input's gap times the mean of the derivative's dual over it, which for a smooth phi is the mean of its two ends.
+    `ends` are E[phi^2] and `slopes` E[phi'^2] at xx and yy. What unequal variances add (a Cauchy-Schwarz gap at
+    correlation 1, of the order of the squared relative difference) is taken from the plain difference where float
+    precision can see it.
     """
     xx, xy, yy, gap = law
-    s, ratio = relative(Covariance(xx, xy, yy, xy, gap, width=1))
+    _, ratio = relative(Covariance(xx, xy, yy, xy, gap, width=1))
     top = safe_sqrt(ends[0]) * safe_sqrt(ends[1])
     plain = jnp.maximum(top - size(value), 0)
     step = gap * (jnp.abs(derivative) + safe_sqrt(slopes[0]) * safe_sqrt(slopes[1])) / 2

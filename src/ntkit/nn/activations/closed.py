@@ -1,7 +1,7 @@
 """Activations whose duals are closed formulas. Derivations: docs/derivations/duals.md.
 
-Throughout, (u, v) ~ N(0, [[q1, c], [c, q2]]), s = sqrt(q1 q2), c = s cos(theta), gap = s - |c|. Where a formula needs the
-determinant q1 q2 - c^2 it is taken as gap (s + |c|), which does not cancel.
+Throughout, (u, v) ~ N(0, [[q1, c], [c, q2]]), s = sqrt(q1 q2), c = s cos(theta), gap = s - |c|. Where a formula needs
+the determinant q1 q2 - c^2 it is taken as gap (s + |c|), which does not cancel.
 """
 
 import abc
@@ -26,29 +26,33 @@ def determinant(xx: Array, xy: Array, yy: Array, gap: Array) -> Array:
 class PiecewiseLinear(Nonlinearity):
     """phi(x) = below * x for x < 0, above * x for x >= 0: the arc-cosine kernels of order 1 (Cho and Saul 2009).
 
-        E[phi phi]   = alpha c + beta (s sin(theta) - theta c),    alpha = (below^2 + above^2) / 2
-        E[phi' phi'] = alpha - beta theta,                          beta = (above - below)^2 / (2 pi)
+    E[phi phi]   = alpha c + beta (s sin(theta) - theta c),    alpha = (below^2 + above^2) / 2
+    E[phi' phi'] = alpha - beta theta,                          beta = (above - below)^2 / (2 pi)
     """
 
-    below: eqx.AbstractVar[Scalar]
-    above: eqx.AbstractVar[Scalar]
+    @abc.abstractmethod
+    def slopes(self) -> tuple[Scalar, Scalar]:
+        """`below` and `above`."""
 
     def _alpha_beta(self) -> tuple[Scalar, Scalar]:
-        jump = self.above - self.below
-        return (self.below * self.below + self.above * self.above) / 2, jump * jump / (2 * math.pi)
+        below, above = self.slopes()
+        jump = above - below
+        return (below * below + above * above) / 2, jump * jump / (2 * math.pi)
 
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.where(x < 0, self.below * x, self.above * x)
+        below, above = self.slopes()
+        return jnp.where(x < 0, below * x, above * x)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         # With psi the acute angle and w = sin(psi) - psi cos(psi), E[phi phi] is alpha c + beta s w at acute angles and
         # (beta pi - alpha) |c| + beta s w at obtuse ones: sums in which nothing cancels.
         alpha, beta = self._alpha_beta()
+        below, above = self.slopes()
         psi, s, wedge = acute(xx, xy, yy, gap)
-        far, obtuse, wedge = size(xy), -self.above * self.below, beta * wedge  # beta pi - alpha = -above below
+        far, obtuse, wedge = size(xy), -above * below, beta * wedge  # beta pi - alpha = -above below
         value = jnp.where(xy < 0, obtuse, alpha) * far + wedge
         derivative = jnp.where(xy < 0, -obtuse + beta * psi, alpha - beta * psi)
-        total = self.above + self.below
+        total = above + below
         apart = alpha * gap - wedge + jnp.where(xy < 0, total * total / 2 * far, 0)  # alpha s - value
         if not (isinstance(obtuse, (int, float)) and obtuse >= 0):  # then the value may be negative
             apart = jnp.where(value < 0, alpha * s + value, apart)
@@ -59,41 +63,46 @@ class PiecewiseLinear(Nonlinearity):
         return Diagonal(alpha * q, jnp.full_like(q, 1) * alpha)
 
     def mean(self, q: Array) -> Array:
-        return (self.above - self.below) * safe_sqrt(q) / math.sqrt(2 * math.pi)
+        below, above = self.slopes()
+        return (above - below) * safe_sqrt(q) / math.sqrt(2 * math.pi)
 
 
 class Relu(PiecewiseLinear):
     """phi(x) = max(x, 0)."""
 
-    below = 0.0
-    above = 1.0
-    parity = "none"
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jax.nn.relu(x)
+
+    def slopes(self) -> tuple[Scalar, Scalar]:
+        return 0.0, 1.0
 
 
 class LeakyRelu(PiecewiseLinear):
     """phi(x) = x for x >= 0, slope * x below."""
 
     slope: Scalar = 0.01
-    above = 1.0
-    parity = "none"
 
-    @property
-    def below(self) -> Scalar:
-        return self.slope
+    def slopes(self) -> tuple[Scalar, Scalar]:
+        return self.slope, 1.0
 
 
 class Abs(PiecewiseLinear):
     """phi(x) = |x|."""
 
-    below = -1.0
-    above = 1.0
-    parity = "even"
+    @property
+    def parity(self) -> Parity:
+        return "even"
+
+    def slopes(self) -> tuple[Scalar, Scalar]:
+        return -1.0, 1.0
 
 
 class Identity(Nonlinearity):
-    """phi(x) = x, anywhere in a network: a Gaussian signal stays Gaussian, and a branch of a `Sum` may be this alone."""
+    """phi(x) = x, anywhere in a network: a Gaussian signal stays Gaussian; a branch of a `Sum` may be this alone."""
 
-    parity = "odd"
+    @property
+    def parity(self) -> Parity:
+        return "odd"
 
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return x
@@ -120,7 +129,9 @@ class Sign(Nonlinearity):
     A row of variance 0 stays 0.
     """
 
-    parity = "odd"
+    @property
+    def parity(self) -> Parity:
+        return "odd"
 
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.sign(x)
@@ -145,7 +156,9 @@ class Erf(Nonlinearity):
     E[phi phi] = (2 / pi) atan(2 c / sqrt(D)),   E[phi' phi'] = (4 / pi) / sqrt(D).
     """
 
-    parity = "odd"
+    @property
+    def parity(self) -> Parity:
+        return "odd"
 
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.lax.erf(x)
@@ -174,8 +187,6 @@ class Gelu(Nonlinearity):
         E[phi' phi'] = (A + (h + 1 / D) c / sqrt(D)) / (2 pi)
     """
 
-    parity = "none"
-
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jax.nn.gelu(x, approximate=False)
 
@@ -201,7 +212,8 @@ class Gelu(Nonlinearity):
 class Sinusoid(Nonlinearity):
     """phi(x) = scale * sin(frequency x + phase). With Q1, Q2, C = frequency^2 (q1, q2, c), by parity
 
-        E[sin(u + p) sin(v + p)] = cos(p)^2 S + sin(p)^2 T,   S = e^{-(Q1 + Q2)/2} sinh(C),  T = e^{-(Q1 + Q2)/2} cosh(C),
+        E[sin(u + p) sin(v + p)] = cos(p)^2 S + sin(p)^2 T,   S = e^{-(Q1 + Q2)/2} sinh(C),  T = e^{-(Q1 + Q2)/2}
+        cosh(C),
 
     evaluated as exponentials of half squared distances, so that large variances neither overflow nor cancel.
     """
@@ -266,7 +278,10 @@ class Cos(Sinusoid):
 
     scale: Scalar = 1.0
     frequency: Scalar = 1.0
-    parity = "even"
+
+    @property
+    def parity(self) -> Parity:
+        return "even"
 
     def _cosine_sine(self) -> tuple[Scalar, Scalar]:
         return 0.0, 1.0
@@ -282,7 +297,10 @@ class Gaussian(Nonlinearity):
     """
 
     rate: Scalar = 1.0
-    parity = "even"
+
+    @property
+    def parity(self) -> Parity:
+        return "even"
 
     def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.exp(-self.rate * x * x)
@@ -305,7 +323,11 @@ class Gaussian(Nonlinearity):
 
 
 def _with_gap(
-    phi: Nonlinearity, law: tuple[Array, Array, Array, Array], ends: tuple[Diagonal, Diagonal], value: Array, derivative: Array
+    phi: Nonlinearity,
+    law: tuple[Array, Array, Array, Array],
+    ends: tuple[Diagonal, Diagonal],
+    value: Array,
+    derivative: Array,
 ) -> Dual:
     values, slopes = (ends[0].value, ends[1].value), (ends[0].derivative, ends[1].derivative)
     return Dual(value, derivative, smooth_gap(phi.parity, law, values, value, derivative, slopes))
