@@ -44,7 +44,9 @@ def matrix(kernel, *xs):
 def test_the_mean_is_scikit_learns_kernel_ridge(table, kind):
     x, y, x_test = table
     y = np.stack([y, y**2], axis=1)
-    kernel = {"ntk": ntkit.NTK, "nngp": ntkit.NNGP}[kind](nn.mlp(3, 512, nn.Erf(), w_std=1.3, b_std=0.2, fixed_layers=1))
+    kernel = {"ntk": ntkit.NTK, "nngp": ntkit.NNGP}[kind](
+        nn.mlp(3, 512, nn.Erf(), w_std=1.3, b_std=0.2, fixed_layers=1)
+    )
     model = NTKRegressor(3, "erf", w_std=1.3, b_std=0.2, fixed_layers=1, alpha=1e-2, kernel=kind).fit(x, y)
     want = KernelRidge(alpha=1e-2, kernel="precomputed").fit(matrix(kernel, x), y).predict(matrix(kernel, x_test, x))
     np.testing.assert_allclose(model.predict(x_test), want, rtol=1e-9)

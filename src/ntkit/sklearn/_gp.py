@@ -62,7 +62,9 @@ class NTKKernel(Kernel):
         for name in ("b_std", "w_std"):
             fixed = getattr(self, f"hyperparameter_{name}").fixed
             if not fixed and getattr(self, name) == 0:
-                raise InputError(f'`{name}=0` cannot be tuned on a logarithmic scale. Hold it: `{name}_bounds="fixed"`.')
+                raise InputError(
+                    f'`{name}=0` cannot be tuned on a logarithmic scale. Hold it: `{name}_bounds="fixed"`.'
+                )
             found[name] = real(name, getattr(self, name), positive=not fixed)
         return found
 

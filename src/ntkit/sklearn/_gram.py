@@ -31,7 +31,7 @@ class GramFunction:
 def gram_function(kernel: Any, *, memory: str | int | None = None) -> GramFunction:
     """A callable for `SVC(kernel=...)`, `SVR`, `KernelPCA(kernel=...)` and the like, in float64; it can be pickled.
 
-        SVC(kernel=gram_function(ntkit.NTK(net)), C=10).fit(X, y)
+    SVC(kernel=gram_function(ntkit.NTK(net)), C=10).fit(X, y)
     """
     check_kernel(kernel)
     return GramFunction(kernel, memory)

@@ -56,7 +56,9 @@ def activation(spec: Any) -> Nonlinearity:
         try:
             return spec()
         except TypeError:
-            raise InputError(f"`activation` is the class {spec.__name__}, which needs arguments: create it first.") from None
+            raise InputError(
+                f"`activation` is the class {spec.__name__}, which needs arguments: create it first."
+            ) from None
     if callable(spec):
         return activations.Activation(spec)
     raise InputError(f"`activation` must be a name, an activation such as `nn.Relu()`, or a function; got {spec!r}.")

@@ -1,0 +1,11 @@
+"""The command line: `ntkit demo | kernel | fit | predict | info`. Each command is one public function of this room."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line on `argv`, `sys.argv[1:]` by default, and return its exit code.
+
+    0: done; 1: a failure, such as a full disk; 2: wrong usage or input; 130: stopped by Ctrl-C.
+    """
+    from ntkit.cli._run import run
+
+    return run(argv)

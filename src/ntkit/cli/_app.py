@@ -1,0 +1,21 @@
+"""The tree of commands."""
+
+import typer
+
+from ntkit.cli.demo import demo
+from ntkit.cli.fit import fit
+from ntkit.cli.info import info
+from ntkit.cli.kernel import kernel
+from ntkit.cli.predict import predict
+
+app = typer.Typer(
+    name="ntkit",
+    help="Kernels of infinitely wide neural networks: compute them, predict with them, see what they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # errors become exit codes in `ntkit.cli._run`
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, kernel, fit, predict, info):
+    app.command()(command)

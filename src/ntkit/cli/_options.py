@@ -1,0 +1,102 @@
+"""The options that commands share, with one wording and one meaning each."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_NET = "Network"
+_DATA = "Data"
+_RUN = "Run"
+
+
+class Kind(StrEnum):
+    """Which kernel."""
+
+    ntk = "ntk"
+    nngp = "nngp"
+
+
+class KindOrBoth(StrEnum):
+    """Which kernel, or both in one pass."""
+
+    ntk = "ntk"
+    nngp = "nngp"
+    both = "both"
+
+
+class Dtype(StrEnum):
+    """The precision of the computation."""
+
+    float64 = "float64"
+    float32 = "float32"
+
+
+class Scale(StrEnum):
+    """What is done to the features first."""
+
+    standard = "standard"
+    sphere = "sphere"
+    none = "none"
+
+
+class Task(StrEnum):
+    """What the target is."""
+
+    classification = "classification"
+    regression = "regression"
+
+
+Data = Annotated[
+    str, typer.Argument(help="digits, mnist, iris, wine, breast_cancer, diabetes, or a .csv or .npz file.")
+]
+Target = Annotated[
+    str | None, typer.Option(help="Column of a .csv to predict: name or number (from 0).", rich_help_panel=_DATA)
+]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="Whether the first row of a .csv holds names.", rich_help_panel=_DATA),
+]
+Examples = Annotated[
+    int | None, typer.Option("--n", min=1, help="Use a random subset of this size.", rich_help_panel=_DATA)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is random.", rich_help_panel=_RUN)]
+TaskOption = Annotated[
+    Task | None, typer.Option("--task", help="Told from the target if not given.", rich_help_panel=_DATA)
+]
+ScaleOption = Annotated[
+    Scale,
+    typer.Option(
+        help="standard: every feature to mean 0 and deviation 1; sphere: every example to mean square 1.",
+        rich_help_panel=_DATA,
+    ),
+]
+Depth = Annotated[int, typer.Option(min=0, help="Hidden layers.", rich_help_panel=_NET)]
+Activation = Annotated[str, typer.Option(help="Such as relu, erf, gelu, tanh.", rich_help_panel=_NET)]
+WStd = Annotated[float | None, typer.Option(min=0, help="Deviation of the weights; sqrt(2).", rich_help_panel=_NET)]
+BStd = Annotated[float | None, typer.Option(min=0, help="Deviation of the biases; 0.1.", rich_help_panel=_NET)]
+Beta = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Instead of both: w_std = sqrt(1 - beta^2), b_std = beta.", rich_help_panel=_NET),
+]
+FixedLayers = Annotated[int, typer.Option(min=0, help="The first layers that are not trained.", rich_help_panel=_NET)]
+Memory = Annotated[str, typer.Option(help='Budget beyond the result, such as "512MiB" or "2GB".', rich_help_panel=_RUN)]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision.", rich_help_panel=_RUN)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.", rich_help_panel=_RUN)]
+
+
+def column(target: str | None) -> str | int | None:
+    """A column by name, or by number where it is one."""
+    return int(target) if target is not None and target.lstrip("-").isdigit() else target
+
+
+def check_out(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """Refuses, before anything is computed, an output that could not be written."""
+    from ntkit.errors import InputError
+
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"`--out` must end in {' or '.join(suffixes)}, but is {str(path)!r}.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"`--out` is {str(path)!r}, but there is no folder {str(path.absolute().parent)!r}.")
+    return path

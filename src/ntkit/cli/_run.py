@@ -1,0 +1,52 @@
+"""From errors to exit codes: one line each, no traceback unless NTKIT_DEBUG is set."""
+
+import json
+import os
+import sys
+
+from ntkit.errors import InputError, NtkitError
+
+USAGE, FAILURE, STOPPED = 2, 1, 130
+
+
+def run(argv: list[str] | None = None) -> int:
+    """See `ntkit.cli.main`."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        from ntkit.cli._app import app
+
+        app(argv, prog_name="ntkit")
+    except SystemExit as end:  # typer's own end, also after wrong options
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _stopped() if code == STOPPED else code
+    except KeyboardInterrupt:
+        return _stopped()
+    except Exception as error:
+        if os.environ.get("NTKIT_DEBUG"):
+            raise
+        code = USAGE if isinstance(error, InputError) else FAILURE
+        _say(_line(error), code, as_json="--json" in argv)
+        return code
+    return 0
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, NtkitError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f" {error.filename!r}" if error.filename else ""
+        return f"{error.strerror or type(error).__name__}:{name}." if name else f"{error.strerror or error}."
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory: {error}. Take fewer examples, or a smaller `--memory`."
+    return f"Unexpected {type(error).__name__}: {error}. Set NTKIT_DEBUG=1 to see where; please report it."
+
+
+def _say(message: str, code: int, *, as_json: bool) -> None:
+    """On the error stream, plain or as JSON."""
+    kind = {USAGE: "usage", FAILURE: "failure", STOPPED: "stopped"}[code]
+    print(json.dumps({"error": kind, "message": message}) if as_json else f"Error: {message}", file=sys.stderr)
+
+
+def _stopped() -> int:
+    print("\nStopped. What was finished is kept; nothing is half written.", file=sys.stderr)
+    return STOPPED

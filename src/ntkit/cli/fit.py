@@ -1,0 +1,96 @@
+"""`ntkit fit`: a data set in, a saved model out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntkit import data as sets
+from ntkit.cli import _options as o
+from ntkit.cli._architecture import Architecture
+from ntkit.cli._choose import ACTIVATIONS, DEPTHS, candidates, choose
+from ntkit.cli._console import Clock, err, out, print_json, steps
+from ntkit.cli._model import fit_model
+from ntkit.cli._scaling import Scaling
+from ntkit.errors import InputError
+from ntkit.predict import one_hot
+
+
+def fit(
+    data: o.Data,
+    out_path: Annotated[Path, typer.Option("--out", help="Where the model goes.")] = Path("model.ntk"),
+    target: o.Target = None,
+    header: o.Header = None,
+    task: o.TaskOption = None,
+    n: o.Examples = None,
+    scale: o.ScaleOption = o.Scale.standard,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Hidden layers; chosen if not given.", rich_help_panel="Network")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Such as relu, erf; chosen if not given.", rich_help_panel="Network")
+    ] = None,
+    w_std: o.WStd = None,
+    b_std: o.BStd = None,
+    beta: o.Beta = None,
+    fixed_layers: o.FixedLayers = 0,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Ridge, the variance of the noise; chosen if not given.", rich_help_panel="Network"),
+    ] = None,
+    kernel: Annotated[o.Kind, typer.Option(help="Which kernel.", rich_help_panel="Network")] = o.Kind.ntk,
+    memory: o.Memory = "1GiB",
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Fit a regressor or a classifier to a data set and save it.
+
+    Depth, activation and ridge are chosen by leave-one-out where they are not given.
+    """
+    clock = Clock()
+    _check(out_path, alpha)
+    dataset = sets.load(data, target=o.column(target), header=header, kind=None if task is None else task.value)
+    dataset = dataset if n is None else sets.sample(dataset, n, seed=seed)
+    shallow = depth if depth is not None else fixed_layers
+    base = Architecture.of_options(shallow, activation or "relu", w_std, b_std, beta, fixed_layers, kernel.value)
+    depths = DEPTHS if depth is None else (depth,)
+    options = candidates(base, depths, ACTIVATIONS if activation is None else (activation,))
+    scaling = Scaling.of(dataset.x, scale.value)
+    labels = one_hot(dataset.y).y if dataset.kind == "classification" else _normal(dataset.y)
+    if not json:
+        err.print(str(dataset), markup=False)
+    with steps("Fitting", len(options) + 1, quiet=json) as step:
+        choice = choose(options, scaling(dataset.x), labels, alpha=alpha, seed=seed, memory=memory, step=step)
+        step(f"{choice.architecture} on {len(dataset.x)} examples")
+        model = fit_model(
+            dataset, scaling, choice.architecture, choice.alpha, memory=memory, target=str(target) if target else ""
+        )
+    model.save(out_path)
+    best = choice.tried[0][1]
+    score = (
+        {"loo_accuracy": best.loo_accuracy} if dataset.kind == "classification" else {"loo_rmse": best.loo_error**0.5}
+    )
+    if json:
+        net = {"network": vars(choice.architecture), "alpha": choice.alpha, "tried": len(options)}
+        found = {"model": str(out_path), "task": dataset.kind, "examples": len(dataset.x)} | net | score
+        print_json(found | {"seconds": round(clock.seconds, 3)})
+        return
+    out.print(f"{dataset.kind} of {data}: {choice.architecture}, ridge {choice.alpha:.2g}", markup=False)
+    if dataset.kind == "classification":
+        out.print(f"leave-one-out accuracy {best.loo_accuracy:.4f}")
+    else:
+        out.print(f"leave-one-out error {best.loo_error**0.5:.4f} of the target's standard deviation")
+    out.print(f"{out_path}: {out_path.stat().st_size / 1e6:.1f} MB, {clock.seconds:.1f} s", markup=False)
+
+
+def _check(path: Path, alpha: float | None) -> None:
+    if alpha is not None and not (0 < alpha < float("inf")):
+        raise InputError(f"`--alpha` must be a positive number, but is {alpha}.")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"`--out` must be a file in a folder that exists, but is {str(path)!r}.")
+
+
+def _normal(y):
+    """Targets of mean 0 and deviation 1: what the ridge is measured in."""
+    std = y.std(axis=0)
+    return (y - y.mean(axis=0)) / (std + (std == 0))

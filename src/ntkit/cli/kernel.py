@@ -1,0 +1,96 @@
+"""`ntkit kernel`: data in, a Gram matrix on disk out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import ntkit
+from ntkit import data as sets
+from ntkit.cli import _options as o
+from ntkit.cli._architecture import Architecture
+from ntkit.cli._console import Clock, err, out, print_json
+from ntkit.errors import InputError
+
+
+def kernel(
+    data: o.Data,
+    out_path: Annotated[Path, typer.Option("--out", help="Where it goes: .npy or .zarr.")],
+    data2: Annotated[str | None, typer.Option(help="Other examples: the columns of the matrix.")] = None,
+    kind: Annotated[o.KindOrBoth, typer.Option(help="Which kernel; both in one pass.")] = o.KindOrBoth.ntk,
+    depth: o.Depth = 3,
+    activation: o.Activation = "relu",
+    w_std: o.WStd = None,
+    b_std: o.BStd = None,
+    beta: o.Beta = None,
+    fixed_layers: o.FixedLayers = 0,
+    target: o.Target = None,
+    header: o.Header = None,
+    n: o.Examples = None,
+    scale: o.ScaleOption = o.Scale.none,
+    dtype: o.DtypeOption = o.Dtype.float64,
+    memory: o.Memory = "1GiB",
+    overwrite: Annotated[bool, typer.Option(help="Replace what stands at --out.", rich_help_panel="Run")] = False,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Compute the kernel matrix of a data set, tile by tile, into a file.
+
+    Stopped in any way, the same command goes on where it was. Every column of a .csv is a feature but --target.
+    """
+    clock = Clock()
+    o.check_out(out_path, (".npy", ".zarr"))
+    net = Architecture.of_options(
+        depth, activation, w_std, b_std, beta, fixed_layers, kind if kind != "both" else "ntk"
+    )
+    x1 = _examples(data, target, header, n, seed)
+    x2 = None if data2 is None else _examples(data2, target, header, None, seed)
+    x1, x2 = _scaled(x1, x2, scale)
+    where = _places(out_path, kind)
+    if not json:
+        shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
+        err.print(f"{kind.upper() if kind != 'both' else 'NTK and NNGP'} of {data}, {shape}, {dtype}: {net}")
+    result = ntkit.gram(
+        net.of_kind(kind), x1, x2, memory=memory, progress=not json, dtype=dtype.value, out=where, overwrite=overwrite
+    )
+    shape = list((result if kind != "both" else result[0]).shape)
+    paths = {k: str(p) for k, p in where.items()} if isinstance(where, dict) else {kind.value: str(where)}
+    if json:
+        print_json(
+            {"kind": kind.value, "files": paths, "shape": shape, "dtype": dtype.value, "network": vars(net)}
+            | {"seconds": round(clock.seconds, 3)}
+        )
+    else:
+        for path in dict.fromkeys(paths.values()):
+            out.print(f"{path}: {shape[0]} x {shape[1]}, {dtype}, {clock.seconds:.1f} s", markup=False)
+
+
+def _places(path: Path, kind: o.KindOrBoth) -> Any:
+    """One path, or for both kernels as .npy one each."""
+    if kind != "both" or path.suffix == ".zarr":
+        return path
+    return {name: path.with_name(f"{path.stem}-{name}{path.suffix}") for name in ("nngp", "ntk")}
+
+
+def _examples(source: str, target: str | None, header: bool | None, n: int | None, seed: int) -> np.ndarray:
+    """The inputs of a data set; a .csv and an .npy need no targets."""
+    if source.lower().endswith((".csv", ".npy", ".npz")):
+        x = sets.load_inputs(source, header=header, drop=o.column(target))
+    else:
+        x = sets.load(source, header=header, target=o.column(target)).x
+    if n is None or n >= len(x):
+        return x
+    return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:n])]
+
+
+def _scaled(x1: np.ndarray, x2: np.ndarray | None, scale: o.Scale) -> tuple[np.ndarray, np.ndarray | None]:
+    """Both by the first one's mean and deviation, or each example to mean square 1."""
+    if x2 is not None and x2.shape[1] != x1.shape[1]:
+        raise InputError(f"`data` has {x1.shape[1]} features, but `--data2` has {x2.shape[1]}.")
+    if scale == "none":
+        return x1, x2
+    from ntkit.cli._scaling import Scaling
+
+    scaling = Scaling.of(x1, scale.value)
+    return scaling(x1), None if x2 is None else scaling(x2)

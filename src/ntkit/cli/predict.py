@@ -1,0 +1,83 @@
+"""`ntkit predict`: a saved model and a data set in, a CSV of predictions out."""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from ntkit import data as sets
+from ntkit.cli import _options as o
+from ntkit.cli._console import Clock, atomically, out, print_json, steps
+from ntkit.cli._model import BLOCK, Model, Predictions, load_model
+from ntkit.errors import InputError
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="What `ntkit fit` saved.")],
+    data: Annotated[str, typer.Argument(help="A .csv, .npy or .npz file; or a name, for its test examples.")],
+    out_path: Annotated[Path, typer.Option("--out", help="Where the predictions go, as CSV.")] = Path(
+        "predictions.csv"
+    ),
+    header: o.Header = None,
+    memory: o.Memory = "1GiB",
+    json: o.Json = False,
+) -> None:
+    """Predict with a saved model: values with standard deviations, or classes with probabilities.
+
+    A .csv with a header is read by the names of its columns; others must have the features in the order of the fit.
+    """
+    clock = Clock()
+    o.check_out(out_path, (".csv",))
+    fitted = load_model(model)
+    x = read_inputs(fitted, data, header)
+    blocks = -(-len(x) // BLOCK)
+    with steps("Predicting", blocks, quiet=json) as step:
+        found = fitted(x, memory=memory, progress=lambda rows: step(f"{rows} of {len(x)}"))
+    write(found, fitted, out_path)
+    if json:
+        print_json(
+            {"predictions": str(out_path), "task": fitted.task, "examples": len(x), "seconds": round(clock.seconds, 3)}
+        )
+    else:
+        out.print(f"{out_path}: {len(x)} predictions ({fitted.task}), {clock.seconds:.1f} s", markup=False)
+
+
+def read_inputs(model: Model, source: str, header: bool | None = None) -> np.ndarray:
+    """The features that the model wants, found by name where both sides have names."""
+    path = Path(source)
+    if path.suffix.lower() not in (".csv", ".npy", ".npz"):
+        dataset = sets.load(source)
+        return dataset.x if dataset.x_test is None else dataset.x_test
+    if path.suffix.lower() != ".csv" or not model.columns or not path.is_file():
+        return sets.load_inputs(path, header=header)
+    from ntkit.data._csv import read_table
+
+    table = read_table(path, header)
+    if not table.names:
+        return sets.load_inputs(path, header=header)
+    missing = [name for name in model.columns if name not in table.names]
+    if missing:
+        raise InputError(
+            f"{path.name} has no column {', '.join(map(repr, missing[:5]))}{' ...' if len(missing) > 5 else ''}, "
+            f"which the model was fitted to."
+        )
+    return table.numbers([table.names.index(name) for name in model.columns])
+
+
+def write(found: Predictions, model: Model, path: Path) -> None:
+    """One row for each example; numbers in full, so that they are read back exactly."""
+    if found.probabilities is not None:
+        head = ["prediction", *(f"p_{name}" for name in model.classes)]
+        rows = ([value, *map(float, p)] for value, p in zip(found.values.tolist(), found.probabilities, strict=True))
+    else:
+        assert found.std is not None
+        values, std = (np.reshape(a, (len(found.values), -1)) for a in (found.values, found.std))
+        number = [""] if values.shape[1] == 1 else [f"_{i}" for i in range(values.shape[1])]
+        head = [*(f"prediction{i}" for i in number), *(f"std{i}" for i in number)]
+        rows = ([*map(float, v), *map(float, s)] for v, s in zip(values, std, strict=True))
+    with atomically(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)

@@ -1,0 +1,12 @@
+"""Findings in, axes out: every function takes `ax`, draws, and returns `ax`. Matplotlib is imported here only.
+
+figure, ax = plots.figure()
+plots.gram_matrix(ax, ntkit.gram(ntkit.NTK(net), x), labels=y)
+figure.savefig("gram.png")
+"""
+
+from ntkit.plots._figure import COLOURS, figure
+from ntkit.plots.examples import examples, predictions, probabilities
+from ntkit.plots.matrix import gram_matrix, spectrum
+
+__all__ = ["COLOURS", "examples", "figure", "gram_matrix", "predictions", "probabilities", "spectrum"]
