@@ -40,8 +40,8 @@ def variances(x: Float[Array, "n d"]) -> Float[Array, " n"]:
     return jnp.mean(x * x, axis=-1)
 
 
-def pair_laws(x1: Float[Array, "n d"], x2: Float[Array, "m d"] | None) -> tuple[Covariance, Covariance, Covariance]:
-    """The law of all pairs, and the axes over which to map it: rows first, then columns.
+def pair_laws(x1: Float[Array, "n d"], x2: Float[Array, "m d"] | None) -> Covariance:
+    """The law of the data at all pairs: `xx` (n,), `yy` (m,), `xy` and `gap` (n, m), and no `ntk` yet.
 
     K(x, y) = x.y / d. The gap sqrt(K(x,x) K(y,y)) - |K(x,y)| of nearly parallel rows is summed from the differences of the
     unit vectors: 1 - cos = |x/|x| - y/|y||^2 / 2, while 1 minus a rounded cosine has lost every digit.
@@ -49,13 +49,11 @@ def pair_laws(x1: Float[Array, "n d"], x2: Float[Array, "m d"] | None) -> tuple[
     rows = _Rows.of(x1)
     columns = rows if x2 is None else _Rows.of(x2)
     pairs = _few if x1.shape[1] <= FEW_FEATURES else _many
-    cosine, gap = pairs(rows, columns, x2 is None)
+    xy, relative_gap = pairs(rows, columns, x2 is None)
     s = rows.root[:, None] * columns.root[None, :]
-    zero = jnp.zeros((), x1.dtype)
-    law = Covariance(rows.q, s * cosine, columns.q, zero, s * gap, width=x1.shape[1])
-    over_rows = Covariance(0, 0, None, None, 0, width=law.width)  # pyright: ignore[reportArgumentType]
-    over_columns = Covariance(None, 0, 0, None, 0, width=law.width)  # pyright: ignore[reportArgumentType]
-    return law, over_rows, over_columns
+    # Only the value is refined: d(gap) = ds - d|xy| is right as it stands, at zero rows too, and needs no derivative of a loop.
+    gap = _with_slope_of(s * relative_gap, s - size(xy))
+    return Covariance(rows.q, xy, columns.q, jnp.zeros((), x1.dtype), gap, width=x1.shape[1])
 
 
 class _Rows(NamedTuple):
@@ -73,34 +71,52 @@ class _Rows(NamedTuple):
         return _Rows(x, q, root, safe_divide(jnp.full_like(root, x.shape[1] ** -0.5), root))
 
 
+@jax.custom_jvp
+def _with_slope_of(value: Float[Array, "n m"], rough: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """`value`, with the derivative of `rough`, which is the same number with rounding errors."""
+    return value
+
+
+@_with_slope_of.defjvp
+def _slope(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[0], tangents[1]
+
+
 def _few(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """Cosines and relative gaps by direct sums over few features."""
-    x, y = rows.x * rows.to_unit[:, None], columns.x * columns.to_unit[:, None]
-    cosine = apart = together = jnp.zeros((len(x), len(y)), x.dtype)
-    for k in range(x.shape[1]):
-        a, b = x[:, k, None], y[None, :, k]
-        cosine, apart, together = cosine + a * b, apart + (a - b) ** 2, together + (a + b) ** 2
-    closer = jnp.where(cosine < 0, together, apart) / 2
-    return cosine, jnp.where(size(cosine) > 0.5, closer, 1 - size(cosine))
+    """K(x, y) and relative gaps by direct sums over few features."""
+    units = [r.x * r.to_unit[:, None] for r in (rows, columns)]
+    product = apart = together = jnp.zeros((len(rows.x), len(columns.x)), rows.x.dtype)
+    for k in range(rows.x.shape[1]):
+        a, b = units[0][:, k, None], units[1][None, :, k]
+        product = product + rows.x[:, k, None] * columns.x[None, :, k]
+        apart, together = apart + (a - b) ** 2, together + (a + b) ** 2
+    cosine = product * (rows.to_unit[:, None] * columns.to_unit[None, :])
+    closer = _snap(jnp.where(cosine < 0, together, apart) / 2)
+    gap = jnp.where(size(cosine) > 0.5, closer, 1 - size(cosine))
+    return product / rows.x.shape[1], jax.lax.stop_gradient(gap)
 
 
 def _many(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """Cosines and relative gaps by one matrix product; the few pairs that it cannot resolve are done again, exactly."""
+    """K(x, y) and relative gaps by one matrix product; the few gaps that it cannot resolve are done again, exactly."""
     product = jnp.matmul(rows.x, columns.x.T, precision="highest")
-    cosine = product * (rows.to_unit[:, None] * columns.to_unit[None, :])
-    rounded = 1 - size(cosine)
-    # Only the value is refined: d(gap) = -d|cosine| is right as it stands, and needs no derivative of a loop.
-    rows, columns, known, value = jax.lax.stop_gradient((rows, columns, cosine, rounded))
+    rows, columns, known = jax.lax.stop_gradient((rows, columns, product))
+    cosine = known * (rows.to_unit[:, None] * columns.to_unit[None, :])
     diagonal = jnp.eye(*cosine.shape, dtype=bool) & symmetric
     # Below the threshold the angle sqrt(2 gap) of a rounded gap would be wrong by more than a few units of float precision.
     threshold = 2.0**-9 if cosine.dtype.itemsize <= 4 else 2.0**-18
-    nearest = jnp.min(jnp.where(diagonal, 1, value))
-    exact = jax.lax.cond(
+    nearest = jnp.min(jnp.where(diagonal, 1, 1 - size(cosine)))
+    gap = jax.lax.cond(
         nearest < threshold,
-        lambda: _refine(rows, columns, known, (1 - size(known) < threshold) & ~diagonal),
-        lambda: jnp.maximum(1 - size(known), 0),
+        lambda: _refine(rows, columns, cosine, (1 - size(cosine) < threshold) & ~diagonal),
+        lambda: jnp.maximum(1 - size(cosine), 0),
     )
-    return cosine, rounded + jax.lax.stop_gradient(exact - value)
+    return product / rows.x.shape[1], gap
+
+
+def _snap(gap: Array) -> Array:
+    """Gaps of the order eps^2 are rounding: of a fused multiplication, or of the lengths of two multiples of one row. As an
+    angle of 1e-17 they would spoil the gradients of duplicate rows, which divide by it."""
+    return jnp.where(gap < 8 * jnp.finfo(gap.dtype).eps ** 2, 0, gap)
 
 
 def _refine(rows: _Rows, columns: _Rows, cosine: Float[Array, "n m"], near: Bool[Array, "n m"]) -> Float[Array, "n m"]:
@@ -113,7 +129,7 @@ def _refine(rows: _Rows, columns: _Rows, cosine: Float[Array, "n m"], near: Bool
         i, j = jnp.divmod(jnp.minimum(index, total - 1), cosine.shape[1])
         sign = jnp.where(cosine[i, j] < 0, -columns.to_unit[j], columns.to_unit[j])
         difference = rows.to_unit[i][:, None] * rows.x[i] - sign[:, None] * columns.x[j]
-        exact = jnp.sum(difference * difference, axis=1) / 2
+        exact = _snap(jnp.sum(difference * difference, axis=1) / 2)
         return gap.at[index].set(exact, mode="drop"), near.at[index].set(False, mode="drop")
 
     gap = jnp.maximum(1 - size(cosine), 0)

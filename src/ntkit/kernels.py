@@ -18,6 +18,7 @@ from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
 
 Inputs = Float[Array, "n ..."]
+Others = Float[Array, "m ..."]
 
 
 class Kernels(NamedTuple):
@@ -31,7 +32,7 @@ class Kernel(eqx.Module):
     """A positive semi-definite function of two examples, evaluated on batches. Pure JAX: jit, grad and vmap apply."""
 
     @abc.abstractmethod
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
         """The kernel between the rows of x1 and of x2. `x2=None` means x1, with the diagonal computed as a diagonal."""
 
     @abc.abstractmethod
@@ -53,7 +54,7 @@ class SumOfKernels(Kernel):
 
     terms: tuple[Kernel, ...]
 
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
         values = [k(x1, x2) for k in self.terms]
         return sum(values[1:], values[0])
 
@@ -67,7 +68,7 @@ class ProductOfKernels(Kernel):
 
     factors: tuple[Kernel, ...]
 
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
         return _product([k(x1, x2) for k in self.factors])
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
@@ -84,7 +85,7 @@ class Scaled(Kernel):
         if isinstance(self.factor, (int, float)) and not self.factor >= 0:
             raise InputError(f"The factor of a kernel must be a number >= 0, or it is no kernel; got {self.factor!r}.")
 
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
         return self.factor * self.inner(x1, x2)
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
@@ -108,7 +109,7 @@ class OfNetwork(Kernel):
             raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
         self.net.check(Signal.data())
 
-    def _pairs(self, x1: Inputs, x2: Inputs | None) -> Kernels:
+    def _pairs(self, x1: Inputs, x2: Others | None) -> Kernels:
         x1, x2 = _arrays(x1, x2)
         law = pair_laws(x1, x2)
 
@@ -129,7 +130,7 @@ class OfNetwork(Kernel):
         return Kernels(law.xy, law.ntk)
 
 
-def _arrays(x1: Inputs, x2: Inputs | None) -> tuple[Array, Array | None]:
+def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:
     check_batches(x1, x2)
     return jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
 
@@ -146,7 +147,7 @@ class NTK(OfNetwork):
 
     net: Layer
 
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
         return self._pairs(x1, x2).ntk
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
@@ -158,7 +159,7 @@ class NNGP(OfNetwork):
 
     net: Layer
 
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Float[Array, "n m"]:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
         return self._pairs(x1, x2).nngp
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
@@ -170,14 +171,14 @@ class Both(OfNetwork):
 
     net: Layer
 
-    def __call__(self, x1: Inputs, x2: Inputs | None = None) -> Kernels:
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Kernels:
         return self._pairs(x1, x2)
 
     def diagonal(self, x: Inputs) -> Kernels:
         return self._examples(x)
 
 
-def kernels(net: Layer, x1: Inputs, x2: Inputs | None = None) -> Kernels:
+def kernels(net: Layer, x1: Inputs, x2: Others | None = None) -> Kernels:
     """`Kernels(nngp, ntk)` of a network between the rows of x1 and x2, in one pass. Equivalent to `Both(net)(x1,
     x2)`."""
     return Both(net)(x1, x2)
