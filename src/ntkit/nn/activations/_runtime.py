@@ -16,7 +16,7 @@ from ntkit.nn._law import size
 from ntkit.nn.activations._angle import acute, safe_sqrt
 from ntkit.nn.activations._base import Dual
 from ntkit.nn.activations._quadrature import half_line_rule
-from ntkit.nn.activations._tables import Block, Fit, Series
+from ntkit.nn.activations._tables import Block, Fit, Scale, Series
 
 
 class Row(NamedTuple):
@@ -31,25 +31,31 @@ class Row(NamedTuple):
 def row(series: Series, q: Array) -> Row:
     """The Chebyshev polynomials at a variance, and the norms they give."""
     s = safe_sqrt(q)
-    basis = chebyshev_basis(series.scale(jnp.minimum(s, series.scale.top)), len(series.norms[0]))
+    basis = chebyshev_basis(series.scale, s, series.norms.shape[1])
     over, slope_over, mean = lax.dot_general(series.norms, basis, (((1,), (0,)), ((), ())), precision="highest")
     norm = over * _growth(series, 0, s)
     return Row(basis, norm, slope_over * _growth(series, 1, s), mean * norm)
 
 
 def _growth(series: Series, which: int, s: Array) -> Array:
-    start, end = series.growths[which]
-    # A power with an integer exponent has a gradient at 0, unlike a general one.
-    return s**start * (1 + s) ** (end - start)
+    start, end, rest = series.growths[which]
+    over = jnp.maximum(s / series.scale.top, 1)
+    # Integer powers: a general one costs a logarithm and its rounding, and has no gradient at 0.
+    return s**start * (1 + s) ** (end - start) * over**rest
 
 
-def chebyshev_basis(x: Array, count: int) -> Array:
-    """T_0(x) ... T_{count-1}(x), along a new first axis, by doubling: T_{m+j} = 2 T_m T_j - T_{m-j}."""
-    basis = jnp.stack([jnp.ones_like(x), x])
-    while len(basis) < count:
-        last = lax.slice_in_dim(basis, len(basis) - 1, len(basis))
-        basis = jnp.concatenate([basis, 2 * last * basis[1:] - basis[-2::-1]])
-    return basis[:count]
+def chebyshev_basis(scale: Scale, s: Array, count: int) -> Array:
+    """T_0(x(s)) ... T_{count-1}(x(s)) along a new first axis, for s up to the end of the table, where it stays."""
+    top, centre = scale
+    s = jnp.minimum(s, top)
+    # The distance from the nearer end, in units of the range: T_k turns k^2 times as fast there as x itself.
+    low, high = s * ((top + centre) / top) / (s + centre), (top - s) * (centre / top) / (s + centre)
+    below = low < high
+    turn = 2 * jnp.arcsin(safe_sqrt(jnp.where(below, low, high)))
+    k = np.arange(count).reshape((-1,) + (1,) * s.ndim)
+    # T_k(cos(turn)) = cos(k turn), with the sign (-1)^k from the other end.
+    sign = jnp.where(below[None], (1.0 - 2.0 * (k % 2)).astype(s.dtype), 1)
+    return sign * jnp.cos(k.astype(s.dtype) * turn[None])
 
 
 def series_dual(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:

@@ -20,7 +20,7 @@ from numpy.polynomial import chebyshev
 from numpy.polynomial.legendre import leggauss
 
 from ntkit.nn.activations._kinks import Kink
-from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rule, hosted
+from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rule, hosted, split_dual
 
 
 class Scale(NamedTuple):
@@ -55,13 +55,14 @@ class Turn(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """s^start (1 + s)^(end - start): how a norm vanishes at 0 and grows beyond the table."""
+    """s^start (1 + s)^(end - start), times (s / top)^rest beyond the table: how a norm vanishes at 0 and grows."""
 
     start: int
-    end: float
+    end: int
+    rest: float
 
     def __call__(self, s):
-        return s**self.start * (1 + s) ** (self.end - self.start)
+        return s**self.start * (1 + s) ** float(self.end - self.start)
 
 
 class Tables(NamedTuple):
@@ -144,11 +145,13 @@ def to_coefficients(count: int) -> np.ndarray:
 
 
 def _growth(sample: Sampler, which: str, top: float) -> Growth:
-    """Exponents of the norm at 0 (an integer) and at the top of the table."""
+    """Exponents of the norm at 0 and at the top of the table."""
     s = np.array([1e-5, 2e-5, 0.97 * top, top])
     log = np.log(np.maximum(np.linalg.norm(sample.rays(which, s)[0], axis=1), 1e-300))
     start = int(np.clip(np.rint((log[1] - log[0]) / np.log(2)), 0, 8))
-    return Growth(start, float((log[3] - log[2]) / -np.log(0.97)))
+    slope = (log[3] - log[2]) / -np.log(0.97)
+    end = int(np.clip(np.rint(slope), -8, 8))
+    return Growth(start, end, float(slope - end))
 
 
 class Block(NamedTuple):
@@ -251,16 +254,26 @@ def evaluate(series: Series, s: np.ndarray, thetas: np.ndarray) -> tuple[np.ndar
     return sign * value, slope_sign * total(series.slope)
 
 
-def measure(sample: Sampler, series: Series) -> float:
-    """The largest relative error of both duals on points that the fit has not seen, by a finer quadrature."""
+def measure(sample: Sampler, series: Series, places: tuple[float, ...] = ()) -> float:
+    """The largest relative error of both duals on points that the fit has not seen, by a finer quadrature.
+
+    `places` are kinks away from 0, which the fit's own quadrature does not split: there another one must be asked.
+    """
     finer = sample._replace(nodes=sample.nodes + 18)
     s = series.scale.top * np.concatenate([[1e-4, 3e-3], np.linspace(0.113, 1, 11) ** 2])
     thetas = np.array([0.003, 0.041, 0.29, 0.83, 1.37, 1.93, 2.71, 3.11])
+    if places:
+        s, thetas = s[3::3], thetas[1::2]
     found = evaluate(series, s, thetas)
     worst = 0.0
     for which, got in zip(("value", "slope"), found, strict=True):
-        norm = np.linalg.norm(finer.rays(which, s)[0], axis=1)
-        worst = max(worst, float(np.abs(finer.duals(which, s, thetas) / np.outer(norm, norm) - got).max()))
+        if places:
+            f = hosted(getattr(sample, which))
+            exact = np.array([[[split_dual(f, places, a, b, t) for b in s] for a in s] for t in thetas])
+            norm = np.sqrt([split_dual(f, places, a, a, 1e-9) for a in s])
+        else:
+            exact, norm = finer.duals(which, s, thetas), np.linalg.norm(finer.rays(which, s)[0], axis=1)
+        worst = max(worst, float(np.abs(exact / np.outer(norm, norm) - got).max()))
     return worst
 
 
@@ -276,17 +289,17 @@ class Fit(NamedTuple):
 @lru_cache(maxsize=64)
 def fit(fn, derivative, kinks: tuple[Kink, ...], tolerance: float, top: float) -> Fit:
     """Refines until the measured error is below the tolerance, or says what it reached."""
-    jump = any(kink.order == 0 for kink in kinks)
+    jump, places = any(kink.order == 0 for kink in kinks), tuple({k.place for k in kinks if k.place})
     best: Fit | None = None
     slope, parity = derivative or derivative_of(fn), find_parity(hosted(fn))
     for nodes, size, terms in ((52, 30, 42 if parity else 64), (72, 44, 72 if parity else 96), (104, 60, 140)):
         sample = Sampler(fn, slope, parity, jump, nodes)
         tables = sample_tables(sample, top, size, terms)
         series = compress(tables, tolerance / 4, np.float64)
-        error = measure(sample, series)
+        error = measure(sample, series, places)
         if best is None or error < best.error:
             best = Fit(sample, tables, series, error)
-        if best.error <= tolerance / 2:
+        if best.error <= tolerance / 2 or places:
             break
     assert best is not None
     return best
