@@ -91,10 +91,12 @@ def _wedges(fn: Callable, s: jax.Array, thetas: jax.Array, rules: tuple[jax.Arra
         # Seen from its middle: u = s r cos(theta / 2 + beta) = s r sin(width * far), and v is u read backwards.
         points = jnp.sin(width * far)[:, None] * r[None, :]
         area = (width * weights)[:, None] * radial[None, :]
-        sample = lambda g: g.reshape(len(s), -1)
+        def sample(g):
+            return g.reshape(len(s), -1)
         x = s[:, None, None] * points[None]
         plus = fn(x)
-        gram = lambda g, h: sample(g * area[None]) @ sample(h[:, ::-1]).T
+        def gram(g, h):
+            return sample(g * area[None]) @ sample(h[:, ::-1]).T
         if parity:
             same = 2 * gram(plus, plus)
             return same, parity * same

@@ -11,6 +11,7 @@ the correlations passed on the way from 1, so both series come from one oracle. 
 into [0, pi/2].
 """
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -150,6 +151,9 @@ def _growth(sample: Sampler, which: str, top: float) -> Growth:
     log = np.log(np.maximum(np.linalg.norm(sample.rays(which, s)[0], axis=1), 1e-300))
     start = int(np.clip(np.rint((log[1] - log[0]) / np.log(2)), 0, 8))
     slope = (log[3] - log[2]) / -np.log(0.97)
+    # Limits are powers of sqrt(s): tanh tends to a constant, its slope's norm to s^(-1/2).
+    half = np.rint(2 * slope) / 2
+    slope = half if abs(slope - half) < 0.06 else slope
     end = int(np.clip(np.rint(slope), -8, 8))
     return Growth(start, end, float(slope - end))
 
@@ -225,7 +229,7 @@ def _blocks(terms: list[tuple[np.ndarray, np.ndarray]], dtype: type) -> tuple[Bl
     """Terms of similar rank share one batched product: their features are padded to the same number."""
     edges = sorted({0, *(e for e in (4, 10, 18, 30, 48) if e < len(terms)), len(terms)})
     blocks = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         rank = max(len(a) for a, _ in terms[low:high])
         padded = [
             np.array([np.pad(pair[side], ((0, rank - len(pair[side])), (0, 0))) for pair in terms[low:high]])
