@@ -57,8 +57,8 @@ def choose(
 ) -> Choice:
     """The network and the ridge with the smallest mean squared leave-one-out error.
 
-    `alpha` None: the ridge is open. On a random subset where there are more than `most` examples; the ridge is a variance, in
-    the kernel's unit, and needs no rescaling.
+    `alpha` None: the ridge is open. On a random subset where there are more than `most` examples; the ridge is a
+    variance, in the kernel's unit, and needs no rescaling.
     """
     if not options:
         raise InputError("There is no network to try: `--fixed-layers` is larger than every depth.")

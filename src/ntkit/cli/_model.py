@@ -43,7 +43,8 @@ class Model:
     """What `ntkit fit` saves. Scores of scaled inputs are k(x, inputs) weights.
 
     Regression: value = offset + spread * score, and std = spread * sqrt(amplitude (k(x, x) - |L^-1 k(inputs, x)|^2 +
-    alpha)), the deviation of a new label; `amplitude` makes the squared leave-one-out errors as large as they should be.
+    alpha)), the deviation of a new label; `amplitude` makes the squared leave-one-out errors as large as they
+    should be.
     Classification: probabilities are softmax(score / temperature).
     """
 
@@ -57,9 +58,9 @@ class Model:
     target: str = ""
     source: str = ""
     # Regression.
-    offset: Float[np.ndarray, " o"] = dataclasses.field(default_factory=lambda: np.zeros(1))
-    spread: Float[np.ndarray, " o"] = dataclasses.field(default_factory=lambda: np.ones(1))
-    factor: Float[np.ndarray, "n n"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    offset: Float[np.ndarray, " r"] = dataclasses.field(default_factory=lambda: np.zeros(1))
+    spread: Float[np.ndarray, " r"] = dataclasses.field(default_factory=lambda: np.ones(1))
+    factor: Float[np.ndarray, "f f"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     amplitude: float = 1.0
     flat: bool = True
     # Classification.
@@ -120,7 +121,7 @@ class Model:
 
 
 def load_model(path: Path) -> Model:
-    """A model from a file. **Raises:** `InputError` if it is missing, damaged, of another format, or from the future."""
+    """A model from a file. **Raises:** `InputError` if it is missing, damaged, of another format, or too new."""
     if not path.is_file():
         raise InputError(f"There is no file {str(path)!r}. `ntkit fit` makes one.")
     try:
@@ -142,8 +143,8 @@ def _header(file: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         raise InputError("this is not a model that `ntkit fit` saved.")
     if not isinstance(header.get("version"), int) or header["version"] > VERSION:
         raise InputError(
-            f"the model has format version {header.get('version')}, written by ntkit {header.get('ntkit')}, but this is "
-            f"ntkit {ntkit.__version__}, which reads versions up to {VERSION}. Upgrade ntkit."
+            f"the model has format version {header.get('version')}, written by ntkit {header.get('ntkit')}, but this "
+            f"is ntkit {ntkit.__version__}, which reads versions up to {VERSION}. Upgrade ntkit."
         )
     return header
 
@@ -160,7 +161,11 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     plain["columns"] = tuple(plain["columns"])
     shift, scale = arrays.pop("scaling.shift"), arrays.pop("scaling.scale")
     plain["scaling"] = Scaling(plain["scaling"], shift, scale)
-    model = Model(**plain, **arrays)
+    plain |= {name: float(plain[name]) for name in ("alpha", "amplitude", "temperature")}
+    fields_of_model: dict[str, Any] = plain | arrays
+    model = Model(**fields_of_model)
+    if model.task not in ("regression", "classification"):
+        raise ValueError(f"its task is {model.task!r}")
     n = len(model.inputs)
     square = model.factor.shape == ((n, n) if model.task == "regression" else (0, 0))
     if model.inputs.ndim != 2 or model.weights.shape[:1] != (n,) or not square:

@@ -79,7 +79,8 @@ def support_vectors(
     options = {"C": grid["C"], "gamma": [f * scale for f in grid["factor"]]}
     if classification:
         tuned = GridSearchCV(SVC(), options, cv=3).fit(x, y)
-        model = CalibratedClassifierCV(tuned.best_estimator_, method="temperature", ensemble=False, cv=3).fit(x, y)
+        options: Any = {"method": "temperature", "ensemble": False, "cv": 3}
+        model = CalibratedClassifierCV(tuned.best_estimator_, **options).fit(x, y)
         return model.classes_, model.predict_proba(x_test)
     tuned = GridSearchCV(SVR(), options, cv=3, scoring="neg_mean_squared_error").fit(x, y)
     return tuned.predict(x_test), float(np.sqrt(-tuned.best_score_))

@@ -26,7 +26,7 @@ MOST = 600
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table: `score` is the accuracy, or for regression the root mean squared error in the target's unit."""
+    """One line of the table: `score` is the accuracy, or the root mean squared error in the unit of the target."""
 
     name: str
     score: float
@@ -71,8 +71,8 @@ def study(
 ) -> Study:
     """Chooses depth, activation and ridge on the training examples, then compares four models on the test examples.
 
-    One temperature (regression: one amplitude) turns scores into probabilities; it minimises the negative log likelihood
-    of the kernel's leave-one-out scores, and serves the network of finite width as well.
+    One temperature turns scores into probabilities: it minimises the negative log likelihood of the kernel's
+    leave-one-out scores, and serves the network of finite width as well. In regression the leave-one-out error does.
     """
     assert dataset.x_test is not None
     assert dataset.y_test is not None
@@ -113,6 +113,7 @@ class _Problem:
 
     def __init__(self, dataset: Dataset):
         self.classification = dataset.kind == "classification"
+        assert dataset.y_test is not None
         self.labels, self.truth = dataset.y, dataset.y_test
         self.classes = dataset.classes
         if self.classification:
@@ -154,6 +155,7 @@ def _ensemble(problem, net, alpha, x, x_test, ntk):
     clock = Clock()
     trained = ntkit.ensemble(net.network(), x, problem.y, noise=alpha, progress=False)
     mean, variance = trained(x_test, covariance="diagonal")
+    assert variance is not None
     post = ntkit.posterior(ntkit.NTK(net.network()), x, problem.y, noise=alpha, matrix=ntk, progress=False)
     loo = post.leave_one_out()
     factor = _calibrate(problem, loo)
@@ -178,6 +180,7 @@ def _bayes(problem, net, x, x_test, nngp, seed) -> Row:
         mean = post(x_test, covariance=None).mean
         return problem.judge_classes("NNGP posterior", scipy.special.softmax(mean / factor, axis=1), clock)
     mean, variance = post(x_test, observation=True)
+    assert variance is not None
     mean, std = problem.offset + problem.scale * mean[:, 0], problem.scale * np.sqrt(factor * variance)
     return problem.judge_numbers("NNGP posterior", mean, std, clock)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ntkit import data as sets
 from ntkit.cli import _options as o
-from ntkit.cli._console import Clock, atomically, err, out, print_json, steps
+from ntkit.cli._console import Clock, atomically, out, print_json, steps
 from ntkit.cli._study import Study, networks, study
 from ntkit.data import Dataset
 from ntkit.errors import InputError
@@ -81,7 +81,8 @@ def prepare(
     now = len(dataset.x), len(dataset.x_test if dataset.x_test is not None else ())
     if now != whole:
         note(
-            f"Of {whole[0]} training and {whole[1]} test examples a random {now[0]} and {now[1]} are used (--n for more)."
+            f"Of {whole[0]} training and {whole[1]} test examples a random {now[0]} and {now[1]} are used "
+            "(--n for more)."
         )
     return dataset
 
@@ -100,8 +101,8 @@ def _fewer_tests(dataset: Dataset, most: int, seed: int) -> Dataset:
 def _report(found: Study) -> None:
     choice = found.choice
     out.print(
-        f"Chosen by leave-one-out among {len(choice.tried)} networks, {found.seconds_choosing:.1f} s: {choice.architecture}, "
-        f"ridge {choice.alpha:.2g}",
+        f"Chosen by leave-one-out on {choice.examples} examples among {len(choice.tried)} networks, "
+        f"{found.seconds_choosing:.1f} s: {choice.architecture}, ridge {choice.alpha:.2g}",
         markup=False,
     )
     table = Table()
@@ -188,4 +189,5 @@ def _draw_doubt(found: Study) -> Any:
 
 def _caption(probability: np.ndarray, classes: np.ndarray, truth: Any) -> str:
     first, second = np.argsort(-probability)[:2]
-    return f"{classes[first]}: {100 * probability[first]:.0f} %, {classes[second]}: {100 * probability[second]:.0f} %\ntruly {truth}"
+    best, next_best = (f"{classes[i]}: {100 * probability[i]:.0f} %" for i in (first, second))
+    return f"{best}, {next_best}\ntruly {truth}"

@@ -40,7 +40,7 @@ def collect() -> dict[str, Any]:
         "libraries": {name: _version(name) or "missing" for name in (*CORE, *MORE)},
         "extras": {name: version for name in EXTRAS if (version := _version(name))},
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "precision": "estimators, fit and predict work in float64; kernels in the dtype of their input",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory": _memory(),

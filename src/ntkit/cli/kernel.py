@@ -51,9 +51,13 @@ def kernel(
     if not json:
         shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
         err.print(f"{kind.upper() if kind != 'both' else 'NTK and NNGP'} of {data}, {shape}, {dtype}: {net}")
-    result = ntkit.gram(
-        net.of_kind(kind), x1, x2, memory=memory, progress=not json, dtype=dtype.value, out=where, overwrite=overwrite
-    )
+    options: dict[str, Any] = {"memory": memory, "progress": not json, "dtype": dtype.value, "overwrite": overwrite}
+    try:
+        result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
+    except InputError as error:
+        # The way out, in the words of the command line.
+        said = str(error).replace("`overwrite=True`", "`--overwrite`").replace("`memory=", "`--memory=")
+        raise InputError(said) from error
     shape = list((result if kind != "both" else result[0]).shape)
     paths = {k: str(p) for k, p in where.items()} if isinstance(where, dict) else {kind.value: str(where)}
     if json:

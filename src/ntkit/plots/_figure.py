@@ -1,5 +1,7 @@
 """One look for all figures: colours that the colour-blind can tell apart, an opaque white ground for dark pages."""
 
+from typing import Any
+
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,7 +10,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, FAINT = "#222222", "#888888"
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,

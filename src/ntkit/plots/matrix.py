@@ -13,16 +13,16 @@ from ntkit.plots._figure import COLOURS, FAINT
 
 def gram_matrix(
     ax: Axes,
-    matrix: Float[np.ndarray, "n n"],
+    matrix: Float[np.ndarray, "n m"],
     *,
-    labels: Shaped[np.ndarray, " n"] | None = None,
+    labels: Shaped[np.ndarray, " k"] | None = None,
     name: str = "kernel",
     correlation: bool = True,
 ) -> Axes:
     """A Gram matrix as an image, its rows and columns sorted by `labels`, with the classes marked.
 
-    `correlation`: k(x, y) / sqrt(k(x, x) k(y, y)), which does not depend on the lengths of the examples. Labels that are
-    more than 20 different numbers, as in regression, only sort.
+    `correlation`: k(x, y) / sqrt(k(x, x) k(y, y)), which does not depend on the lengths of the examples. Labels that
+    are more than 20 different numbers, as in regression, only sort.
     """
     matrix = np.asarray(matrix, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
@@ -72,8 +72,8 @@ def spectrum(
 ) -> Axes:
     """Eigenvalues of Gram matrices against their rank, both on logarithmic scales, one line for each name.
 
-    `ridge`: a level for some of the names, drawn dashed: directions below it are hardly learned. Eigenvalues at or below the
-    rounding of the largest are left out.
+    `ridge`: a level for some of the names, drawn dashed: directions below it are hardly learned. Eigenvalues at or
+    below the rounding of the largest are left out.
     """
     styles: list[Any] = ["-", "--", "-.", ":"]
     for i, (name, values) in enumerate(eigenvalues.items()):

@@ -23,15 +23,15 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
 
     The scores f_c(x) are the mean of `NTKRegressor` on labels 1 - 1/c and -1/c; the largest wins. Probabilities are
     softmax(f / T), where the temperature T minimises the negative log likelihood of the leave-one-out scores (closed
-    form, from the one Cholesky factorisation), so no data is held out. Guo et al. 2017, "On calibration of modern neural
-    networks", section 4; labels smoothed as in Platt 1999.
+    form, from the one Cholesky factorisation), so no data is held out. Guo et al. 2017, "On calibration of modern
+    neural networks", section 4; labels smoothed as in Platt 1999.
 
     **Parameters:** those of `NTKRegressor`.
 
     **Fitted:** `classes_` (sorted), `kernel_`, `posterior_`, `temperature_`, `n_features_in_`, `feature_names_in_`.
 
-    **Raises:** in `fit`, `ntkit.InputError`, a ValueError, for a wrong parameter; `ntkit.ComputationError` where the kernel
-    matrix cannot be factorised.
+    **Raises:** in `fit`, `ntkit.InputError`, a ValueError, for a wrong parameter; `ntkit.ComputationError` where the
+    kernel matrix cannot be factorised.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         return self.posterior_(X, covariance=None).mean
 
     def decision_function(self, X: Any) -> Float[np.ndarray, "m *c"]:
-        """The scores, (m, classes), in the order of `classes_`; for two classes the second's minus the first's, (m,)."""
+        """The scores, (m, classes), in the order of `classes_`; of two classes the second's less the first's, (m,)."""
         scores = self._scores(X)
         return scores if len(self.classes_) > 2 else scores[:, 1] - scores[:, 0]
 
@@ -108,7 +108,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
 
 
 def fit_temperature(scores: Float[np.ndarray, "n c"], index: Int[np.ndarray, " n"]) -> float:
-    """The T for which softmax(scores / T) makes the classes most likely; the scores must not have seen their own labels.
+    """The T for which softmax(scores / T) makes the classes most likely; the scores must not have seen the labels.
 
     The labels are smoothed by one part in n + 2, so that T stays positive where every example is on the right side.
     """

@@ -22,9 +22,10 @@ class NTKKernel(Kernel):
 
         GaussianProcessRegressor(NTKKernel(depth=3, activation="erf") + WhiteKernel())
 
-    `w_std` and `b_std` are hyperparameters: the process tunes their logarithms within `w_std_bounds` and `b_std_bounds`, by
-    gradients from automatic differentiation; `"fixed"` holds one as it is (and is the way to `b_std=0`). `depth`,
-    `activation`, `fixed_layers` and `kernel` (`"ntk"` or `"nngp"`) are as in `NTKRegressor`. float64, whatever JAX is set to.
+    `w_std` and `b_std` are hyperparameters: the process tunes their logarithms within `w_std_bounds` and
+    `b_std_bounds`, by gradients from automatic differentiation; `"fixed"` holds one as it is (and is the way to
+    `b_std=0`). `depth`, `activation`, `fixed_layers` and `kernel` (`"ntk"` or `"nngp"`) are as in `NTKRegressor`.
+    float64, whatever JAX is set to.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class NTKKernel(Kernel):
         return False
 
     def __repr__(self) -> str:
-        return f"NTKKernel(depth={self.depth}, activation={self.activation!r}, w_std={self.w_std:.3g}, b_std={self.b_std:.3g})"
+        shape = f"depth={self.depth}, activation={self.activation!r}"
+        return f"NTKKernel({shape}, w_std={self.w_std:.3g}, b_std={self.b_std:.3g})"
 
 
 def _inputs(name: str, x: Any) -> Float[np.ndarray, "n d"]:

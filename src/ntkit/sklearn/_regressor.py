@@ -17,16 +17,18 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
         NTKRegressor(depth=3, activation="gelu", alpha=1e-2).fit(X, y).predict(X_test, return_std=True)
 
-    The mean is f(x) = k(x, X) (k(X, X) + alpha I)^-1 y; with `kernel="ntk"` it is what the infinitely wide network predicts
-    after training with the penalty alpha |theta - theta_0|^2, with `kernel="nngp"` the mean of the Bayesian network.
-    One Cholesky factorisation per fit; n^2 numbers of memory. Scale the features first, as for a network: `StandardScaler`.
+    The mean is f(x) = k(x, X) (k(X, X) + alpha I)^-1 y; with `kernel="ntk"` it is what the infinitely wide network
+    predicts after training with the penalty alpha |theta - theta_0|^2, with `kernel="nngp"` the mean of the Bayesian
+    network. One Cholesky factorisation per fit; n^2 numbers of memory. Scale the features first, as for a network:
+    `StandardScaler`.
 
     **Parameters:**
 
     - `depth`: hidden layers, 0 or more (0: linear). `fixed_layers`: how many of the first are frozen, at most `depth`.
     - `activation`: a name (`ntkit.nn.activation_names()`), an activation such as `nn.Relu()`, or a function.
     - `w_std`, `b_std`: standard deviations of weights and biases, in the NTK parameterization.
-    - `alpha`: ridge, the variance of the noise, in the square of the unit of `y`; > 0, one number or one for each example.
+    - `alpha`: ridge, the variance of the noise, in the square of the unit of `y`; > 0, one number or one for each
+      example.
     - `kernel`: `"ntk"`, `"nngp"`, or a kernel object such as `ntkit.NTK(net)`, which makes the five above (all but
       `alpha`) idle.
     - `normalize_y`: fit to (y - mean) / std, as `GaussianProcessRegressor` has it; `alpha` is then in units of var(y).
@@ -36,8 +38,8 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     **Fitted:** `kernel_`, the kernel; `posterior_`, see `ntkit.posterior` (its leave-one-out, its statistics);
     `log_marginal_likelihood_value_`; `n_features_in_`, `feature_names_in_`.
 
-    **Raises:** in `fit`, `ntkit.InputError`, a ValueError, for a wrong parameter; `ntkit.ComputationError` where the kernel
-    matrix cannot be factorised.
+    **Raises:** in `fit`, `ntkit.InputError`, a ValueError, for a wrong parameter; `ntkit.ComputationError` where the
+    kernel matrix cannot be factorised.
     """
 
     def __init__(
@@ -94,8 +96,8 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
         """The mean at X (m, features), (m,) or (m, outputs).
 
-        With `return_std` also the standard deviation of f, of the same shape; with `return_cov` its covariance (m, m), or
-        (m, m, outputs). Both leave the noise `alpha` out, as `GaussianProcessRegressor` does.
+        With `return_std` also the standard deviation of f, of the same shape; with `return_cov` its covariance (m, m),
+        or (m, m, outputs). Both leave the noise `alpha` out, as `GaussianProcessRegressor` does.
         """
         if return_std and return_cov:
             raise InputError("At most one of `return_std` and `return_cov` may be asked for.")

@@ -1,4 +1,4 @@
-"""Activations by name: for configuration files, the command line, estimators, and everything else that is spelled out."""
+"""Activations by name: for configuration files, the command line, estimators, and all else that is spelled out."""
 
 import difflib
 from typing import Any
@@ -37,8 +37,8 @@ def activation_names() -> tuple[str, ...]:
 def activation(spec: Any) -> Nonlinearity:
     """The activation that `spec` means: a name such as `"relu"`, a layer such as `nn.Relu()`, or a function.
 
-    Names are those of `activation_names()`, in any case, with `-` for `_` if you like. A layer is handed back as it is, a
-    class is called, a function becomes `nn.Activation(fn)`.
+    Names are those of `activation_names()`, in any case, with `-` for `_` if you like. A layer is handed back as it
+    is, a class is called, a function becomes `nn.Activation(fn)`.
 
     **Raises:** `InputError`, with the names and the nearest of them.
     """

@@ -1,0 +1,496 @@
+"""Every command, its help, its JSON, and every wrong input: one line of error, the right exit code, no traceback."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zarr
+
+import ntkit
+from ntkit import nn
+from ntkit.cli import main
+from ntkit.cli._model import VERSION, load_model
+
+COMMANDS = ["demo", "kernel", "fit", "predict", "info"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Every test writes into a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command line; gives the exit code, what was printed, and the errors."""
+
+    def run(*argv):
+        code = main([str(a) for a in argv])
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+def table(path, n=30, *, header=True, text=False, seed=0):
+    """A CSV with two features and a real target; with `text`, labels."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2))
+    y = x[:, 0] + 0.1 * rng.normal(size=n)
+    last = [("low" if v < 0 else "high") if text else repr(float(v)) for v in y]
+    rows = [f"{a!r},{b!r},{c}" for (a, b), c in zip(x.tolist(), last, strict=True)]
+    Path(path).write_text("\n".join((["u,v,y"] if header else []) + rows) + "\n")
+    return x, y
+
+
+QUICK = ("--depth", 1, "--activation", "relu", "--alpha", 0.1)
+
+
+# Help, versions
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"ntkit {command}" in out
+    assert "--json" in out
+    assert command in run("--help")[1]
+
+
+def test_info(run):
+    code, out, _ = run("info", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["ntkit"] == ntkit.__version__
+    assert found["libraries"]["numpy"] == np.__version__
+    assert found["cores"] >= 1
+    assert "devices" in run("info")[1]
+
+
+def test_no_command_shows_help(run):
+    code, out, err = run()
+    assert code == 2
+    assert "Usage" in out + err
+
+
+# ntkit kernel
+
+
+def test_kernel_is_the_librarys(run, x64):
+    x, _ = table("data.csv")
+    code, out, _ = run(
+        "kernel", "data.csv", "--target", "y", "--out", "k.npy", "--depth", 2, "--activation", "erf", "--w-std", 1.2,
+        "--b-std", 0.3, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["shape"] == [30, 30]
+    want = ntkit.NTK(nn.mlp(2, 8, nn.Erf(), w_std=1.2, b_std=0.3))(jnp.asarray(x))
+    np.testing.assert_allclose(np.load("k.npy"), want, rtol=1e-10)
+
+
+def test_kernel_of_two_sets_as_zarr_and_both(run, x64):
+    x1, _ = table("a.csv", 9)
+    x2, _ = table("b.csv", 5, seed=1)
+    options = ("--data2", "b.csv", "--target", "2", "--depth", 1, "--beta", 0.5, "--kind", "both")
+    assert run("kernel", "a.csv", "--out", "k.zarr", *options)[0] == 0
+    want = ntkit.kernels(nn.mlp(1, 8, nn.Relu(), beta=0.5), jnp.asarray(x1), jnp.asarray(x2))
+    group = zarr.open_group("k.zarr", mode="r")
+    np.testing.assert_allclose(group["ntk"][:], want.ntk, rtol=1e-10)
+    assert run("kernel", "a.csv", "--out", "k.npy", *options)[0] == 0
+    np.testing.assert_allclose(np.load("k-nngp.npy"), want.nngp, rtol=1e-10)
+    np.testing.assert_allclose(np.load("k-ntk.npy"), want.ntk, rtol=1e-10)
+
+
+def test_kernel_does_not_overwrite_another_job(run):
+    table("a.csv", 9)
+    assert run("kernel", "a.csv", "--out", "k.npy")[0] == 0
+    before = Path("k.npy").read_bytes()
+    code, _, err = run("kernel", "a.csv", "--out", "k.npy", "--depth", 1)
+    assert code == 2
+    assert "--overwrite" in err
+    assert Path("k.npy").read_bytes() == before
+    assert run("kernel", "a.csv", "--out", "k.npy", "--depth", 1, "--overwrite")[0] == 0
+    assert Path("k.npy").read_bytes() != before
+
+
+def test_kernel_scales_and_samples(run, x64):
+    table("a.csv", 12)
+    options = ("--target", "y", "--n", 5, "--seed", 3, "--scale", "sphere", "--depth", 1)
+    assert run("kernel", "a.csv", "--out", "k.npy", *options)[0] == 0
+    # On the sphere of mean square 1 every example has the same variance.
+    np.testing.assert_allclose(np.diag(np.load("k.npy")), np.load("k.npy")[0, 0], rtol=1e-12)
+    assert np.load("k.npy").shape == (5, 5)
+
+
+# ntkit fit, ntkit predict
+
+
+def test_regression_there_and_back(run):
+    x, y = table("train.csv", 60)
+    code, out, _ = run("fit", "train.csv", "--target", "y", *QUICK, "--json")
+    assert code == 0
+    assert json.loads(out)["task"] == "regression"
+    x_test, y_test = table("test.csv", 40, seed=1)
+    code, out, _ = run("predict", "model.ntk", "test.csv", "--out", "p.csv", "--json")
+    assert code == 0
+    assert json.loads(out)["examples"] == 40
+    rows = np.array(list(csv.reader(Path("p.csv").read_text().splitlines()))[1:], float)
+    # Independent of the command line: the estimator on standardised features.
+    from sklearn.preprocessing import StandardScaler
+
+    from ntkit.sklearn import NTKRegressor
+
+    scaler = StandardScaler().fit(x)
+    model = NTKRegressor(1, "relu", alpha=0.1, normalize_y=True).fit(scaler.transform(x), y)
+    mean = model.predict(scaler.transform(x_test))
+    np.testing.assert_allclose(rows[:, 0], mean, rtol=1e-8, atol=1e-10)
+    # The deviations are those of new labels: about a third lie outside one, about one in twenty outside two.
+    inside = np.mean(np.abs(rows[:, 0] - y_test) < 2 * rows[:, 1])
+    assert inside > 0.8
+    assert (rows[:, 1] > 0).all()
+
+
+def test_classification_there_and_back(run):
+    table("train.csv", 60, text=True)
+    code, out, _ = run("fit", "train.csv", "--out", "m.ntk", *QUICK)
+    assert code == 0
+    assert "accuracy" in out
+    table("test.csv", 40, seed=1, text=True)
+    assert run("predict", "m.ntk", "test.csv")[0] == 0
+    rows = list(csv.DictReader(Path("predictions.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["prediction", "p_high", "p_low"]
+    truth = [line.split(",")[2] for line in Path("test.csv").read_text().splitlines()[1:]]
+    assert np.mean([row["prediction"] == t for row, t in zip(rows, truth, strict=True)]) > 0.8
+    for row in rows:
+        assert float(row["p_high"]) + float(row["p_low"]) == pytest.approx(1)
+        assert (float(row["p_high"]) > 0.5) == (row["prediction"] == "high")
+
+
+def test_columns_are_found_by_name(run):
+    table("train.csv")
+    run("fit", "train.csv", "--target", "y", *QUICK)
+    run("predict", "model.ntk", "train.csv", "--out", "a.csv")
+    lines = [line.split(",") for line in Path("train.csv").read_text().splitlines()]
+    Path("other.csv").write_text(
+        "\n".join(",".join([line[1], "7" if i else "z", line[0]]) for i, line in enumerate(lines))
+    )
+    run("predict", "model.ntk", "other.csv", "--out", "b.csv")
+    assert Path("a.csv").read_text() == Path("b.csv").read_text()
+    Path("less.csv").write_text("u,w\n1,2\n")
+    code, _, err = run("predict", "model.ntk", "less.csv")
+    assert code == 2
+    assert "'v'" in err
+
+
+def test_what_is_not_given_is_chosen(run):
+    code, out, _ = run("fit", "iris", "--activation", "erf", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["tried"] == 4
+    assert found["loo_accuracy"] > 0.9
+    assert found["network"]["activation"] == "erf"
+    assert run("predict", "model.ntk", "iris")[0] == 0
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_a_saved_model_is_read_back_exactly(run, task):
+    table("train.csv", text=task == "classification")
+    run("fit", "train.csv", *QUICK)
+    first = load_model(Path("model.ntk"))
+    first.save(Path("again.ntk"))
+    second = load_model(Path("again.ntk"))
+    assert Path("model.ntk").read_bytes() != b""
+    x = np.random.default_rng(5).normal(size=(4, 2))
+    for one, two in zip(vars(first(x)).values(), vars(second(x)).values(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert first.architecture == second.architecture
+    assert first.columns == second.columns == ("u", "v")
+
+
+def rewrite(change, path="model.ntk"):
+    """The saved model with its header changed."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    header = json.loads(parts["header.json"])
+    change(header)
+    parts["header.json"] = json.dumps(header).encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+
+
+def flip(path="model.ntk"):
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 2] ^= 255
+    Path(path).write_bytes(content)
+
+
+def pickled(path="model.ntk"):
+    """An array of Python objects where the weights should be."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist() if name != "weights.npy"}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+        with file.open("weights.npy", "w") as entry:
+            np.lib.format.write_array(entry, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "damage, word",
+    [
+        (lambda: rewrite(lambda h: h.update(version=VERSION + 1)), "Upgrade"),
+        (lambda: rewrite(lambda h: h.update(format="other")), "not a model"),
+        (lambda: rewrite(lambda h: h.pop("architecture")), "damaged"),
+        (lambda: rewrite(lambda h: h["architecture"].update(activation="nope")), "no activation"),
+        (lambda: rewrite(lambda h: h["arrays"].remove("weights")), "damaged"),
+        (flip, "damaged"),
+        (pickled, "damaged"),
+        (lambda: Path("model.ntk").write_bytes(Path("model.ntk").read_bytes()[:500]), "damaged"),
+        (lambda: Path("model.ntk").write_text("hello"), "damaged"),
+        (lambda: Path("model.ntk").unlink(), "no file"),
+    ],
+)
+def test_models_that_cannot_be_read_are_refused(run, damage, word):
+    table("train.csv")
+    run("fit", "train.csv", *QUICK)
+    damage()
+    code, _, err = run("predict", "model.ntk", "train.csv")
+    assert code == 2
+    assert word in err
+    assert not Path("predictions.csv").exists()
+
+
+# Bad input
+
+
+def write(text):
+    Path("bad.csv").write_text(text)
+    return "bad.csv"
+
+
+BAD = [
+    (lambda: write("u,v,y\n1,2,3\n1,nan,3\n"), "missing"),
+    (lambda: write("u,v,y\n1,2,3\n1,,3\n"), "missing"),
+    (lambda: write("u,v,y\n1,2,3\n1,inf,3\n"), "not finite"),
+    (lambda: write("u,v,y\n1,2,3\n1,red,3\n"), "'red'"),
+    (lambda: write("u,v,y\n1,2,3\n1,2\n"), "columns"),
+    (lambda: write(""), "empty"),
+    (lambda: write("u,v,y\n"), "no rows"),
+    (lambda: "absent.csv", "no file"),
+    (lambda: "data.parquet", "Unknown data"),
+    (lambda: "digitz", "digits"),
+]
+
+
+@pytest.mark.parametrize("make, word", BAD)
+@pytest.mark.parametrize("command", ["kernel", "fit", "demo"])
+def test_bad_data_is_refused(run, command, make, word):
+    out = {"kernel": "k.npy", "fit": "m.ntk", "demo": "pictures"}[command]
+    argv = ["demo", "--data", make()] if command == "demo" else [command, make()]
+    code, printed, err = run(*argv, "--out", out, "--json")
+    assert code == 2
+    message = json.loads(err)
+    assert message["error"] == "usage"
+    assert word in message["message"]
+    assert printed == ""
+    assert not Path(out).is_file()
+
+
+def arrays(**values):
+    np.savez("bad.npz", **values)
+    return "bad.npz"
+
+
+X = np.ones((6, 2)) * np.arange(6)[:, None]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: arrays(x=X, y=np.arange(5.0)),
+        lambda: arrays(x=X[:0], y=np.zeros(0)),
+        lambda: arrays(x=X[0], y=np.zeros(2)),
+        lambda: arrays(x=np.where(X > 3, np.nan, X), y=np.arange(6.0)),
+        lambda: arrays(x=X.astype(object), y=np.arange(6.0)),
+        lambda: arrays(x=X.astype(complex), y=np.arange(6.0)),
+        lambda: arrays(z=X),
+        lambda: arrays(x=X, y=np.full(6, np.inf)),
+    ],
+)
+def test_bad_arrays_are_refused(run, make):
+    code, _, err = run("fit", make())
+    assert code == 2
+    assert err.startswith("Error: ")
+    assert not Path("model.ntk").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, word",
+    [
+        (("kernel", "iris", "--out", "k.npy", "--activation", "rleu"), "relu"),
+        (("kernel", "iris", "--out", "k.npy", "--memory", "100"), "memory"),
+        (("kernel", "iris", "--out", "k.npy", "--memory", "lots"), "memory"),
+        (("kernel", "iris", "--out", "k.txt"), ".npy"),
+        (("kernel", "iris", "--out", "absent/k.npy"), "folder"),
+        (("kernel", "iris", "--out", "k.npy", "--data2", "wine"), "features"),
+        (("kernel", "iris", "--out", "k.npy", "--beta", "0.1", "--w-std", "1"), "beta"),
+        (("kernel", "iris", "--out", "k.npy", "--fixed-layers", "9"), "fixed_layers"),
+        (("kernel", "iris", "--out", "k.npy", "--target", "y"), "target"),
+        (("kernel", "iris", "--out", "k.npy", "--depth", "-1"), "depth"),
+        (("kernel", "iris", "--out", "k.npy", "--kind", "gp"), "kind"),
+        (("kernel", "iris"), "--out"),
+        (("fit", "iris", "--alpha", "0"), "alpha"),
+        (("fit", "iris", "--alpha", "nan"), "alpha"),
+        (("fit", "iris", "--activation", "rleu"), "relu"),
+        (("fit", "iris", "--out", "absent/m.ntk"), "--out"),
+        (("fit", "iris", "--fixed-layers", "9"), "fixed"),
+        (("fit", "iris", "--n", "0"), "n"),
+        (("predict", "absent.ntk", "iris"), "no file"),
+        (("demo", "--n", "3"), "n"),
+        (("demo", "--no-such-option"), "option"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_wrong_options_are_usage(run, argv, word):
+    code, _, err = run(*argv)
+    assert code == 2
+    assert word in err
+
+
+def test_an_output_folder_that_is_a_file(run):
+    Path("pictures").write_text("")
+    assert run("demo", "--out", "pictures")[0] == 2
+
+
+def test_a_model_and_data_that_do_not_go_together(run):
+    run("fit", "iris", *QUICK)
+    code, _, err = run("predict", "model.ntk", "wine")
+    assert code == 2
+    assert "4 features" in err
+
+
+def test_a_full_disk_leaves_what_was_there(run, monkeypatch):
+    table("train.csv")
+    run("fit", "train.csv", *QUICK)
+    run("predict", "model.ntk", "train.csv")
+    before = {name: Path(name).read_bytes() for name in ("model.ntk", "predictions.csv")}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for argv in (("fit", "train.csv", *QUICK, "--depth", 2), ("predict", "model.ntk", "train.csv")):
+        code, _, err = run(*argv)
+        assert code == 1
+        assert "No space left" in err
+    assert {name: Path(name).read_bytes() for name in before} == before
+    assert sorted(os.listdir()) == ["model.ntk", "predictions.csv", "train.csv"]
+
+
+def test_a_kernel_on_a_full_disk(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(os, "pwrite", full)
+    code, _, err = run("kernel", "iris", "--out", "k.npy")
+    assert code == 1
+    assert "disk" in err.lower() or "space" in err.lower()
+
+
+def test_an_unexpected_error_is_one_line(run, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("ntkit.cli.info.collect", broken)
+    code, _, err = run("info", "--json")
+    assert code == 1
+    assert "boom" in json.loads(err)["message"]
+    monkeypatch.setenv("NTKIT_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="boom"):
+        main(["info"])
+
+
+def test_ctrl_c_between_any_two_lines(run, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ntkit.cli._model.np.lib.format.write_array", stop)
+    code, _, err = run("fit", "iris", *QUICK)
+    assert code == 130
+    assert "Stopped" in err
+    assert os.listdir() == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_process_of_its_own():
+    rng = np.random.default_rng(0)
+    np.savez("large.npz", x=rng.normal(size=(6000, 500)), y=rng.normal(size=6000))
+    command = [sys.executable, "-m", "ntkit.cli", "kernel", "large.npz", "--out", "k.npy", "--depth", "20"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and (
+        not Path("k.npy.journal").exists() or Path("k.npy.journal").read_text().count("\n") < 3
+    ):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "Stopped" in err
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "6000 x 6000" in done.stdout
+
+
+def test_the_installed_command():
+    run = subprocess.run(
+        [sys.executable, "-m", "ntkit.cli", "info", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(run.stdout)["ntkit"] == ntkit.__version__
+
+
+# ntkit demo
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["digits", "wine", "diabetes"])
+def test_demo(run, data):
+    code, out, _ = run("demo", "--data", data, "--quick", "--n", 150, "--out", "pictures", "--json")
+    found = json.loads(out)
+    assert code == 0
+    names = ["infinite ensemble", "NNGP posterior", "network, width 512", "SVM, RBF kernel"]
+    assert [row["model"] for row in found["table"]] == names
+    for row in found["table"]:
+        assert np.isfinite(row["negative_log_likelihood"])
+        assert row["seconds"] > 0
+        if data != "diabetes":
+            assert row["accuracy"] > 0.8
+    if data == "diabetes":
+        # The standard deviation of the target is 77: all must be better than a constant.
+        assert max(row["rmse"] for row in found["table"]) < 70
+    assert found["data"]["source"] == "shipped with scikit-learn"
+    for file in ("gram.png", "spectrum.png", "least-sure.png"):
+        assert Path("pictures", file).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_demo_of_a_file_prints_a_table(run):
+    table("mine.csv", 80, text=True)
+    code, out, _ = run("demo", "--data", "mine.csv", "--quick")
+    assert code == 0
+    assert "mine.csv" in out
+    assert "infinite ensemble" in out
+    assert "negative log likelihood" in out
