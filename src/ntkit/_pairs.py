@@ -14,7 +14,7 @@ from ntkit.nn._law import safe_divide, safe_sqrt, size
 # Up to this many features the differences of all pairs are summed directly; beyond, a matrix product is far cheaper.
 FEW_FEATURES = 16
 # Pairs refined per round of the loop below.
-CHUNK = 2048
+CHUNK = 512
 
 
 def check_batches(x1: Array, x2: Array | None) -> None:
@@ -26,11 +26,15 @@ def check_batches(x1: Array, x2: Array | None) -> None:
             hint = f" For a single example pass `{name}[None, :]`." if jnp.ndim(x) == 1 else ""
             raise InputError(f"`{name}` must have shape (n, features), but has shape {jnp.shape(x)}.{hint}")
         if not is_float(x.dtype):
-            raise InputError(f"`{name}` must hold floating-point numbers, but has dtype {x.dtype}. Convert it: {name}.astype(float).")
+            raise InputError(
+                f"`{name}` must hold floating-point numbers, but has dtype {x.dtype}. Convert it: {name}.astype(float)."
+            )
         if x.shape[1] == 0:
             raise InputError(f"`{name}` has no features: its shape is {x.shape}.")
     if x2 is not None and x1.shape[1] != x2.shape[1]:
-        raise InputError(f"`x1` and `x2` must have equally many features, but their shapes are {x1.shape} and {x2.shape}.")
+        raise InputError(
+            f"`x1` and `x2` must have equally many features, but their shapes are {x1.shape} and {x2.shape}."
+        )
     if x2 is not None and x1.dtype != x2.dtype:
         raise InputError(f"`x1` and `x2` must have one dtype, but have {x1.dtype} and {x2.dtype}.")
 
@@ -43,21 +47,23 @@ def variances(x: Float[Array, "n d"]) -> Float[Array, " n"]:
 def pair_laws(x1: Float[Array, "n d"], x2: Float[Array, "m d"] | None) -> Covariance:
     """The law of the data at all pairs: `xx` (n,), `yy` (m,), `xy` and `gap` (n, m), and no `ntk` yet.
 
-    K(x, y) = x.y / d. The gap sqrt(K(x,x) K(y,y)) - |K(x,y)| of nearly parallel rows is summed from the differences of the
-    unit vectors: 1 - cos = |x/|x| - y/|y||^2 / 2, while 1 minus a rounded cosine has lost every digit.
+    K(x, y) = x.y / d. The gap sqrt(K(x,x) K(y,y)) - |K(x,y)| of nearly parallel rows is summed from the differences
+    of the unit vectors: 1 - cos = |x/|x| - y/|y||^2 / 2, while 1 minus a rounded cosine has lost every digit.
     """
     rows = _Rows.of(x1)
     columns = rows if x2 is None else _Rows.of(x2)
     pairs = _few if x1.shape[1] <= FEW_FEATURES else _many
     xy, relative_gap = pairs(rows, columns, x2 is None)
     s = rows.root[:, None] * columns.root[None, :]
-    # Only the value is refined: d(gap) = ds - d|xy| is right as it stands, at zero rows too, and needs no derivative of a loop.
+    # Only the value is refined: d(gap) = ds - d|xy| is right as it stands, at zero rows too, and needs no derivative
+    # of a loop.
     gap = _with_slope_of(s * relative_gap, s - size(xy))
     return Covariance(rows.q, xy, columns.q, jnp.zeros((), x1.dtype), gap, width=x1.shape[1])
 
 
 class _Rows(NamedTuple):
-    """Examples with their variance q = |x|^2 / d, its root, and the factor that makes them unit vectors (0 for zero rows)."""
+    """Examples with their variance q = |x|^2 / d, its root, and the factor that makes them unit vectors (0 for zero
+    rows)."""
 
     x: Float[Array, "n d"]
     q: Float[Array, " n"]
@@ -102,7 +108,8 @@ def _many(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n
     rows, columns, known = jax.lax.stop_gradient((rows, columns, product))
     cosine = known * (rows.to_unit[:, None] * columns.to_unit[None, :])
     diagonal = jnp.eye(*cosine.shape, dtype=bool) & symmetric
-    # Below the threshold the angle sqrt(2 gap) of a rounded gap would be wrong by more than a few units of float precision.
+    # Below the threshold the angle sqrt(2 gap) of a rounded gap would be wrong by more than a few units of float
+    # precision.
     threshold = 2.0**-9 if cosine.dtype.itemsize <= 4 else 2.0**-18
     nearest = jnp.min(jnp.where(diagonal, 1, 1 - size(cosine)))
     gap = jax.lax.cond(
@@ -114,7 +121,8 @@ def _many(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n
 
 
 def _snap(gap: Array) -> Array:
-    """Gaps of the order eps^2 are rounding: of a fused multiplication, or of the lengths of two multiples of one row. As an
+    """Gaps of the order eps^2 are rounding: of a fused multiplication, or of the lengths of two multiples of one row.
+    As an
     angle of 1e-17 they would spoil the gradients of duplicate rows, which divide by it."""
     return jnp.where(gap < 8 * jnp.finfo(gap.dtype).eps ** 2, 0, gap)
 
@@ -125,7 +133,9 @@ def _refine(rows: _Rows, columns: _Rows, cosine: Float[Array, "n m"], near: Bool
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         gap, near = state
-        (index,) = jnp.nonzero(near, size=chunk, fill_value=total)  # the filling lies outside, so its writes are dropped
+        (index,) = jnp.nonzero(
+            near, size=chunk, fill_value=total
+        )  # the filling lies outside, so its writes are dropped
         i, j = jnp.divmod(jnp.minimum(index, total - 1), cosine.shape[1])
         sign = jnp.where(cosine[i, j] < 0, -columns.to_unit[j], columns.to_unit[j])
         difference = rows.to_unit[i][:, None] * rows.x[i] - sign[:, None] * columns.x[j]

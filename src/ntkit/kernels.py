@@ -10,6 +10,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit._pairs import check_batches, pair_laws, variances
@@ -17,8 +18,8 @@ from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
 
-Inputs = Float[Array, "n ..."]
-Others = Float[Array, "m ..."]
+Inputs = Float[Array | np.ndarray, "n ..."]
+Others = Float[Array | np.ndarray, "m ..."]
 
 
 class Kernels(NamedTuple):
@@ -131,8 +132,9 @@ class OfNetwork(Kernel):
 
 
 def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:
-    check_batches(x1, x2)
-    return jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    first, second = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    check_batches(first, second)
+    return first, second
 
 
 def _with_diagonal(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:

@@ -5,6 +5,8 @@ inputs is the square root of the relative gap, and a kinked activation sees that
 would be wrong by 3e-4. So the gap is computed from the inputs directly and every layer maps it without cancellation.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -59,11 +61,15 @@ class Covariance(eqx.Module):
         assert not arrays, arrays
         return Covariance(*values, width=self.width, one=self.one)
 
-    def scale(self, x: Scalar, y: Scalar) -> "Covariance":
-        """The law of (x u, y v) for factors x, y >= 0 that the parameters do not move."""
-        both = x * y
-        xx, xy, yy = x * x * self.xx, both * self.xy, y * y * self.yy
-        return self.replace(xx=xx, xy=xx if self.one else xy, yy=yy, ntk=both * self.ntk, gap=both * self.gap)
+    def scale(self, xx: Scalar, xy: Scalar, yy: Scalar) -> "Covariance":
+        """The law of (a u, b v) for factors a, b >= 0 that the parameters do not move: xx = a^2, xy = a b, yy = b^2."""
+        return self.replace(
+            xx=xx * self.xx,
+            xy=xx * self.xx if self.one else xy * self.xy,
+            yy=yy * self.yy,
+            ntk=xy * self.ntk,
+            gap=xy * self.gap,
+        )
 
     def of_width(self, width: int) -> "Covariance":
         return Covariance(self.xx, self.xy, self.yy, self.ntk, self.gap, width, self.one)
@@ -112,6 +118,17 @@ def add_constant(law: Covariance, c: Scalar) -> Covariance:
     # |xy| + c - |xy + c|, as in `lost`.
     folded = jnp.where(law.xy < 0, jnp.where(law.xy + c < 0, 2 * c, -2 * law.xy), 0)
     return law.replace(xx=xx, xy=law.xy + c, yy=yy, gap=law.gap + narrowed + folded)
+
+
+def square(leaf: Scalar, dtype: Any) -> Scalar:
+    """leaf^2 in the dtype of the arrays it will meet; Python numbers are left to JAX."""
+    if isinstance(leaf, (int, float)):
+        return leaf * leaf
+    # A traced leaf may carry 64 bits into a float32 program, so that sqrt(2)^2 is rounded once. As the root of its
+    # square XLA computes it before the loop over all pairs; a plain product it would convert inside, at 1.5 times the
+    # loop's cost. Double precision goes in, so the root is right to the last digit but one.
+    product = jnp.asarray(leaf) * leaf
+    return jnp.sqrt(jnp.maximum((product * product).astype(dtype), jnp.finfo(dtype).tiny))
 
 
 def is_zero(leaf: Scalar) -> bool:

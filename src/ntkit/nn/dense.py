@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
-from ntkit.nn._law import Covariance, Scalar, add_constant, is_zero
+from ntkit.nn._law import Covariance, Scalar, add_constant, is_zero, square
 from ntkit.nn._layer import Layer, Params, Shape, Signal
 
 Parameterization = Literal["ntk", "standard"]
@@ -112,7 +112,8 @@ class Dense(Layer):
 
     def propagate(self, cov: Covariance) -> Covariance:
         fan_in, moments = cov.width, cov.xy
-        cov = add_constant(cov.scale(self.w_std, self.w_std), _square(self.b_std)).of_width(self.width)
+        w, b = (square(leaf, moments.dtype) for leaf in (self.w_std, self.b_std))
+        cov = add_constant(cov.scale(w, w, w), b).of_width(self.width)
         if not self.trainable:
             return cov
         if self.parameterization == "ntk":
@@ -121,7 +122,3 @@ class Dense(Layer):
 
     def check(self, signal: Signal) -> Signal:
         return Signal(gaussian=True, zero_mean=True, fresh=True, infinite=True, source=f"`{self.name}`")
-
-
-def _square(value: Scalar) -> Scalar:
-    return 0.0 if is_zero(value) else value * value

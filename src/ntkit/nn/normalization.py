@@ -38,7 +38,7 @@ class LayerNorm(Layer):
 
     def propagate(self, cov: Covariance) -> Covariance:
         x, y = _inverse_root(cov.xx + self.eps), _inverse_root(cov.yy + self.eps)
-        return cov.scale(x, y)
+        return cov.scale(x * x, x * y, y * y)
 
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ntkit.nn._law import Covariance, Scalar, is_zero, size
 from ntkit.nn._layer import Signal
-from ntkit.nn.activations._angle import acute, angle, safe_sqrt
+from ntkit.nn.activations._angle import acute, safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
 
 
@@ -50,7 +50,7 @@ class PiecewiseLinear(Nonlinearity):
         below, above = self.slopes()
         psi, s, wedge = acute(xx, xy, yy, gap)
         far, obtuse, wedge = size(xy), -above * below, beta * wedge  # beta pi - alpha = -above below
-        value = jnp.where(xy < 0, obtuse, alpha) * far + wedge
+        value = jnp.where(xy < 0, obtuse * far, alpha * far) + wedge
         derivative = jnp.where(xy < 0, -obtuse + beta * psi, alpha - beta * psi)
         total = above + below
         apart = alpha * gap - wedge + jnp.where(xy < 0, total * total / 2 * far, 0)  # alpha s - value
@@ -137,11 +137,12 @@ class Sign(Nonlinearity):
         return jnp.sign(x)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        theta, s = angle(xx, xy, yy, gap)
+        psi, s, _ = acute(xx, xy, yy, gap)
         alive = s > 0
-        value = jnp.where(alive, 1 - theta * (2 / math.pi), 0)
-        new_gap = jnp.where(alive, jnp.minimum(theta, math.pi - theta) * (2 / math.pi), 0)
-        return Dual(value, jnp.zeros_like(value), new_gap)
+        # pi / 2 - theta as an arctangent: for nearly orthogonal inputs the difference would lose its digits.
+        opposite = jnp.where(alive, safe_sqrt(determinant(xx, xy, yy, gap)), 1)
+        value = jnp.where(alive, jnp.arctan2(xy, opposite) * (2 / math.pi), 0)
+        return Dual(value, jnp.zeros_like(value), jnp.where(alive, psi * (2 / math.pi), 0))
 
     def diagonal(self, q: Array) -> Diagonal:
         return Diagonal(jnp.where(q > 0, jnp.ones_like(q), 0), jnp.zeros_like(q))
@@ -203,7 +204,12 @@ class Gelu(Nonlinearity):
         return value, (acute + (h + 1 / d) * c / root) / (2 * math.pi)
 
     def diagonal(self, q: Array) -> Diagonal:
-        return Diagonal(*self._formula(q, jnp.zeros_like(q), 1 + 2 * q, 2 / (1 + q)))
+        # A / 2 pi is a quarter or a half turn and a small angle: over many layers each rounding counts.
+        root = jnp.sqrt(1 + 2 * q)
+        small = jnp.arctan2(jnp.minimum(q, root), jnp.maximum(q, root)) / (2 * math.pi)
+        turn = jnp.where(q < root, 0.25 + small, 0.5 - small)
+        value = q * (turn + q / ((1 + q) * root) / math.pi)
+        return Diagonal(value, turn + (2 / (1 + q) + 1 / (1 + 2 * q)) * (q / root) / (2 * math.pi))
 
     def mean(self, q: Array) -> Array:
         return q / (jnp.sqrt(1 + q) * math.sqrt(2 * math.pi))
