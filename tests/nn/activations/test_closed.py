@@ -1,0 +1,176 @@
+"""Closed-form duals against mpmath quadrature that does not know them (tests/oracles/duals.py), in float64.
+
+"1e-12 relative" is relative to the value itself, entry by entry, on the whole grid: variances 1e-3 to 1e3, equal and
+different, correlations from -1 to 1. The two exceptions are stated where they are made (`floor`): the rounding of the
+inputs, amplified by an exponential or by a sum that changes sign.
+"""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntkit import InputError, nn
+
+ORACLES = Path(__file__).parents[2] / "oracles"
+EPS = np.finfo(np.float64).eps
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    with np.load(ORACLES / "duals.npz") as file:
+        return dict(file)
+
+
+def activations():
+    return {
+        "Identity": nn.Identity(), "Relu": nn.Relu(), "LeakyRelu": nn.LeakyRelu(0.2), "Abs": nn.Abs(), "Sign": nn.Sign(),
+        "Erf": nn.Erf(), "Gelu": nn.Gelu(), "Gaussian": nn.Gaussian(), "GaussianRate": nn.Gaussian(0.3), "Sin": nn.Sin(),
+        "Cos": nn.Cos(), "SinPhase": nn.Sin(1.3, 0.7, 0.4),
+    }  # fmt: skip
+
+
+NAMES = list(activations())
+
+
+def duals(phi, law):
+    with jax.enable_x64(True):
+        return [np.asarray(v) for v in jax.jit(phi.dual)(*map(jnp.asarray, law))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("which", ["value", "derivative"])
+def test_duals_to_1e_12_of_the_value_itself(oracle, name, which):
+    got = duals(activations()[name], oracle["law"])[("value", "derivative").index(which)]
+    want = oracle[which][list(oracle["names"]).index(name)]
+    assert np.isfinite(got).all()
+    error = np.abs(got - want)
+    bound = 1e-12 * np.abs(want) + floor(name, which, oracle["law"])
+    worst = np.unravel_index(np.argmax(error - bound), error.shape)
+    assert np.all(error <= bound), (
+        f"{(error > bound).sum()} of {error.size} entries; worst at xx, xy, yy, gap = {oracle['law'][(slice(None), *worst)]}: "
+        f"got {got[worst]}, want {want[worst]}, off by {error[worst]}"
+    )
+
+
+def floor(name, which, law):
+    """Where the true value is 0 and "relative to it" means nothing. Abs' = sign has the dual 1 - 2 theta / pi: for orthogonal
+    inputs, and only there, the bound is 4 eps of E[phi'^2] = 1. Relu's at antipodes may be as large as an angle of 1e-150."""
+    if (name, which) == ("Abs", "derivative"):
+        return np.where(law[1] == 0, 4 * EPS, 0.0)
+    return np.where(law[3] == 0, 1e-150, 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_diagonals_and_means_to_1e_12(oracle, name):
+    phi, index = activations()[name], list(oracle["names"]).index(name)
+    with jax.enable_x64(True):
+        q = jnp.asarray(np.diagonal(oracle["law"][0, :, :, 0]))
+        got = np.stack([phi.mean(q), *phi.diagonal(q)], axis=1)
+    want = oracle["points"][index]
+    assert np.all(np.abs(got - want) <= 1e-12 * np.abs(want)), (got - want) / np.where(want == 0, 1, want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gap_is_what_is_left_to_the_cauchy_schwarz_bound(oracle, name):
+    # In float64 the plain difference has an error of a few eps sqrt(k11 k22): that much, absolutely, is what it can tell.
+    index = list(oracle["names"]).index(name)
+    square = oracle["points"][index][:, 1]
+    top = np.sqrt(np.outer(square, square))[..., None]
+    got = duals(activations()[name], oracle["law"])[2]
+    assert np.all(got >= 0)
+    assert np.all(np.abs(got - (top - np.abs(oracle["value"][index]))) <= 8 * EPS * top)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gap_of_nearly_parallel_inputs_keeps_its_digits(name):
+    # d value / d c = E[phi' phi'] is continuous for smooth phi, so for equal variances gap' -> E[phi'^2] gap as gap -> 0.
+    phi, q, gap = activations()[name], 1.7, 1e-13
+    with jax.enable_x64(True):
+        got = phi.dual(*map(jnp.asarray, (q, q - gap, q, gap))).gap
+        slope = phi.diagonal(jnp.asarray(q)).derivative
+    if name == "Sign":
+        np.testing.assert_allclose(got, 2 / math.pi * math.sqrt(2 * gap / q), rtol=1e-6)
+    else:
+        # Kinks add a term of the order gap^(3/2), 2e-6 of it here.
+        np.testing.assert_allclose(got, slope * gap, rtol=3e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_duals_and_their_derivatives_are_finite_where_inputs_degenerate(name):
+    phi = activations()[name]
+    degenerate = np.array([
+        (0, 0, 0, 0), (0, 0, 1, 0), (1, 0, 0, 0), (1, 1, 1, 0), (1, -1, 1, 0), (1, 0, 1, 1), (4, 2, 1, 0), (1e8, 1e8, 1e8, 0),
+        (1e8, -1e8, 1e8, 0), (1e-12, 0, 1e8, 1e-2),
+    ]).T  # fmt: skip
+
+    def everything(law):
+        values = [*phi.dual(*law), *phi.diagonal(law[0]), phi.mean(law[0])]
+        return sum(map(jnp.sum, values)), jnp.stack(values)
+
+    for wide in (True, False):
+        with jax.enable_x64(wide):
+            law = jnp.asarray(degenerate, jnp.result_type(float))
+            slopes, values = jax.jit(jax.grad(everything, has_aux=True))(law)
+        assert np.isfinite(values).all()
+        assert np.isfinite(slopes).all()
+
+
+def test_normalized_has_zero_mean_and_unit_variance_at_variance_one():
+    with jax.enable_x64(True):
+        one = jnp.ones(())
+        for name, phi in activations().items():
+            scaled = phi.normalized()
+            assert abs(float(scaled.mean(one))) <= 1e-15, name
+            assert abs(float(scaled.diagonal(one).value) - 1) <= 1e-14, name
+            x = jnp.linspace(-2.0, 2.0, 5)
+            want = (phi.fn(x) - phi.mean(one)) / jnp.sqrt(phi.diagonal(one).value - phi.mean(one) ** 2)
+            np.testing.assert_allclose(scaled.fn(x), want, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_normalized_dual_is_that_of_the_shifted_function(oracle, name):
+    # E[(a phi(u) + b)(a phi(v) + b)] = a^2 E[phi phi] + a b (E phi(u) + E phi(v)) + b^2, from the oracle's numbers.
+    phi, index = activations()[name].normalized(), list(oracle["names"]).index(name)
+    a, b = float(phi.scale), float(phi.shift)
+    mean, square = oracle["points"][index][:, 0], oracle["points"][index][:, 1]
+    want = a * a * oracle["value"][index] + a * b * (mean[:, None] + mean)[..., None] + b * b
+    after = a * a * square + 2 * a * b * mean + b * b
+    # Shifting subtracts numbers of the size of a^2 E[phi^2] + b^2: that, not the small result, is what a digit is worth.
+    size = a * a * np.sqrt(np.outer(square, square)) + b * b
+    value, slope, gap = duals(phi, oracle["law"])
+    top = np.sqrt(np.outer(after, after))[..., None]
+    assert np.all(np.abs(value - want) <= 1e-12 * size[..., None])
+    assert np.all(
+        np.abs(slope - a * a * oracle["derivative"][index])
+        <= 1e-12 * a * a * np.abs(oracle["derivative"][index]) + 4 * a * a * EPS
+    )
+    # An error e of a variance is one of sqrt(e) at most in its root; only the smallest are that small.
+    assert np.all(
+        np.abs(gap - (top - np.abs(want)))
+        <= 1e-12 * size[..., None] * np.maximum(1, 1 / np.sqrt(np.minimum.outer(after, after)))[..., None]
+    )
+
+
+def test_a_constant_cannot_be_normalized():
+    with pytest.raises(InputError, match="constant"):
+        nn.Cos(1.0, 0.0).normalized()
+
+
+@pytest.mark.slow
+def test_the_stored_oracle_is_what_its_script_computes(oracle):
+    spec = importlib.util.spec_from_file_location("oracle_duals", ORACLES / "duals.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    tasks = script.tasks()
+    for task in tasks[:: len(tasks) // 40]:
+        name, i, j, k = task
+        value, slope, difference = script.case(task)
+        index = list(oracle["names"]).index(name)
+        assert difference < 1e-8
+        assert (oracle["value"][index, i, j, k], oracle["derivative"][index, i, j, k]) == (value, slope)
+    np.testing.assert_array_equal(script.laws(), oracle["law"])
