@@ -38,7 +38,7 @@ def find_kinks(fn: Callable, places: tuple[float, ...] | None) -> tuple[Kink, ..
 
 
 def _search(f: Callable, slope: Callable) -> tuple[float, ...]:
-    """Bisects every cell of a grid towards its worst defect, all at once, and keeps those whose defect does not vanish."""
+    """Bisects every cell of a grid towards its worst defect, all at once; keeps those whose defect does not vanish."""
     # Cells end off the round numbers where kinks are put, and are denser near 0.
     edges = np.unique(np.concatenate([np.linspace(-REACH, REACH, 4802), np.linspace(-6.007, 6.003, 4002)])) + 1e-4 / 3
     low, high = edges[:-1], edges[1:]

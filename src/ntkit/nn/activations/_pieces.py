@@ -12,8 +12,10 @@ m = (k - rho h) / r, I_b(m) = E[(z - m)_+^b] / b!. No term divides by r but m, w
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
@@ -80,7 +82,9 @@ class Pair(NamedTuple):
 def singular_terms(kinks: tuple[Kink, ...]) -> Pieces:
     """The terms that carry the kinks; each grows away from 0, so that none is seen at small variances."""
     terms = (
-        Term(k.jump if k.place >= 0 else k.jump * (-1) ** (k.order + 1), 1 if k.place >= 0 else -1, abs(k.place), k.order)
+        Term(
+            k.jump if k.place >= 0 else k.jump * (-1) ** (k.order + 1), 1 if k.place >= 0 else -1, abs(k.place), k.order
+        )
         for k in kinks
     )
     return Pieces((0.0, 0.0, 0.0), tuple(terms))
@@ -101,32 +105,38 @@ def find_pieces(value, kinks: tuple[Kink, ...]) -> Pieces | None:
     return pieces._replace(polynomial=tuple(float(g) for g in found))
 
 
+@partial(jax.jit, static_argnums=0)
 def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
     pair, slopes = _pair(xx, xy, yy, gap), pieces.derivative()
-    value, derivative = expectation(pieces, pair), expectation(slopes, pair)
+    moments = Moments(pieces, pair)
+    value, derivative = expectation(pieces, pair, moments), expectation(slopes, pair, moments)
     squares = [pieces_diagonal(pieces, q) for q in (xx, yy)]
     top = safe_sqrt(squares[0].value) * safe_sqrt(squares[1].value)
     plain = jnp.maximum(top - size(value), 0)
     if any(t.order == 0 for t in pieces.terms):
         return Dual(value, derivative, plain)
-    # Nearly parallel: by Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle behind
-    # a corner; plus what unequal variances cost at angle 0, where rounding lets it be seen.
+    # Nearly parallel: by Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle
+    # behind a corner; plus what unequal variances cost at angle 0, where rounding lets it be seen.
     limit = _pair(xx, pair.s1 * pair.s2, yy, jnp.zeros_like(gap))
-    ends = expectation(slopes, limit)
+    moments = Moments(pieces, limit)
+    ends = expectation(slopes, limit, moments)
     mean = (ends + 2 * derivative) / 3 if any(t.order == 1 for t in pieces.terms) else (ends + derivative) / 2
-    apart, eps = top - expectation(pieces, limit), float(jnp.finfo(value.dtype).eps)
+    apart, eps = top - expectation(pieces, limit, moments), float(jnp.finfo(value.dtype).eps)
     close = gap * mean + jnp.where(apart > 16 * eps * _mass(pieces, xx, yy), apart, 0)
     near = (xy > 0) & (pair.near < eps**0.5)
     return Dual(value, derivative, jnp.where(near, close, plain))
 
 
+@partial(jax.jit, static_argnums=0)
 def pieces_diagonal(pieces: Pieces, q: Array) -> Diagonal:
     """E[phi^2] and E[phi'^2]."""
     pair = _pair(q, q, q, jnp.zeros_like(q))
-    return Diagonal(expectation(pieces, pair), expectation(pieces.derivative(), pair))
+    moments = Moments(pieces, pair)
+    return Diagonal(expectation(pieces, pair, moments), expectation(pieces.derivative(), pair, moments))
 
 
+@partial(jax.jit, static_argnums=0)
 def pieces_error(pieces: Pieces, q: Array) -> Array:
     """Rounding, times the size of the terms over the size of their sum."""
     eps = float(jnp.finfo(q.dtype).eps)
@@ -139,11 +149,15 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
 def _mass(pieces: Pieces, xx: Array, yy: Array) -> Array:
     """What the expectation is the difference of: E[polynomial^2] + E[terms^2], for both variances together."""
     zero = pieces._replace(terms=()), pieces._replace(polynomial=(0.0, 0.0, 0.0))
-    masses = [sum(safe_sqrt(expectation(z, _pair(q, q, q, jnp.zeros_like(q)))) for z in zero) for q in (xx, yy)]
-    return masses[0] * masses[1]
+    total = jnp.ones_like(xx * yy)
+    for q in (xx, yy):
+        roots = [safe_sqrt(expectation(z, _pair(q, q, q, jnp.zeros_like(q)))) for z in zero]
+        total = total * (roots[0] + roots[1])
+    return total
 
 
 def _pair(xx: Array, xy: Array, yy: Array, gap: Array) -> Pair:
+    xx, yy = (q.reshape((1,) * (xy.ndim - q.ndim) + q.shape) for q in (xx, yy))
     theta, s = angle(xx, xy, yy, gap)
     alive = s > 0
     near = jnp.where(alive, gap / jnp.where(alive, s, 1), 1)
@@ -152,28 +166,33 @@ def _pair(xx: Array, xy: Array, yy: Array, gap: Array) -> Pair:
     return Pair(safe_sqrt(xx), safe_sqrt(yy), jnp.where(acute, 1 - near, far - 1), near, far, theta)
 
 
-def expectation(pieces: Pieces, pair: Pair) -> Array:
-    """E[phi(u) phi(v)]."""
+def expectation(pieces: Pieces, pair: Pair, moments: "Moments | None" = None) -> Array:
+    """E[phi(u) phi(v)]; `moments` are those of `pieces` or of what it is the derivative of, where they are known."""
     g0, g1, g2 = pieces.polynomial
     s1, s2, rho = pair.s1, pair.s2, pair.rho
     q1, q2 = s1 * s1, s2 * s2
     total = g0 * g0 + g0 * g2 * (q1 + q2) + g1 * g1 * rho * s1 * s2 + g2 * g2 * q1 * q2 * (1 + 2 * rho * rho)
     for law in (pair, pair.swapped()):
-        k0, k1, k2 = (_ladder(pieces, law.s2, p) for p in range(3))
+        k0, k1, k2 = (_ladder(pieces, law.s2, p) if any(g) else 0.0 for p, g in enumerate(((g0, g2), (g1,), (g2,))))
         q = law.s1 * law.s1
         total = total + g0 * k0 + g1 * rho * law.s1 * k1 + g2 * q * (k0 + rho * rho * k2)
-    return total + singular_expectation(pieces, pair)
+    return total + singular_expectation(pieces, pair, moments)
 
 
-def singular_expectation(pieces: Pieces, pair: Pair) -> Array:
+def singular_expectation(pieces: Pieces, pair: Pair, moments: "Moments | None" = None) -> Array:
     """E[kappa(u) kappa(v)] for the sum kappa of the terms."""
     total = jnp.zeros_like(pair.rho)
-    for i in pieces.terms:
-        for j in pieces.terms:
-            law = pair if i.side == j.side else pair.mirrored()
-            moments = Moments(law, i.place, j.place)
-            scale = i.coefficient * j.coefficient * pair.s1**i.order * pair.s2**j.order
-            total = total + scale * moments(i.order, j.order)
+    if not pieces.terms:
+        return total
+    moments = moments or Moments(pieces, pair)
+    orders = sorted({t.order for t in pieces.terms})
+    for a in orders:
+        for b in orders:
+            weights = [moments.weights(pieces, order) for order in (a, b)]
+            outer = np.outer(*weights).ravel()
+            if outer.any():
+                each = jnp.tensordot(outer.astype(pair.rho.dtype), moments(a, b), 1)
+                total = total + pair.s1**a * pair.s2**b * each
     return total
 
 
@@ -191,10 +210,11 @@ def _ladder(pieces: Pieces, s: Array, p: int) -> Array:
     return total
 
 
-def _over(place: float, s: Array) -> Array:
+def _over(place: np.ndarray | float, s: Array) -> Array:
     """t / s, at most FAR."""
-    safe = jnp.where(s * FAR > place, s, 1)
-    return jnp.where(s * FAR > place, place / safe, FAR if place else 0.0)
+    place = np.asarray(place, s.dtype)
+    crossed = s * FAR > place
+    return jnp.where(crossed, place / jnp.where(crossed, s, 1), np.where(place > 0, FAR, 0).astype(s.dtype))
 
 
 def _density(x: Array) -> Array:
@@ -213,15 +233,30 @@ def _tail(order: int, m: Array) -> Array:
 
 
 class Moments:
-    """J_ab of one pair of kinks at t1, t2 >= 0."""
+    """J_ab for all pairs of kinks at once, along a first axis: what has two sides is asked of the law of (u, -v)."""
 
-    def __init__(self, pair: Pair, t1: float, t2: float):
-        self.rho, self.theta, self.both_at_zero = pair.rho, pair.theta, t1 == t2 == 0
-        self.h, self.k = _over(t1, pair.s1), _over(t2, pair.s2)
-        self.r = safe_sqrt(pair.near * pair.far)
-        self.n1, self.m1 = _beyond(self.h, self.k, pair, self.r)
-        self.n2, self.m2 = _beyond(self.k, self.h, pair, self.r)
+    def __init__(self, pieces: Pieces, pair: Pair):
+        self.spots = sorted({(t.side, t.place) for t in pieces.terms})
+        n, axes = len(self.spots), (1,) * pair.rho.ndim
+        sides, places = np.array([s for s, _ in self.spots]), np.array([p for _, p in self.spots])
+        first, second = np.repeat(np.arange(n), n), np.tile(np.arange(n), n)
+        same = (sides[first] == sides[second]).reshape(-1, *axes)
+        self.at_zero = ((places[first] == 0) & (places[second] == 0)).reshape(-1, *axes)
+        law, other = pair, pair.mirrored()
+        self.rho = jnp.where(same, law.rho[None], other.rho[None])
+        self.theta = jnp.where(same, law.theta[None], other.theta[None])
+        self.near, self.far = (jnp.where(same, x[None], y[None]) for x, y in ((law.near, law.far), (law.far, law.near)))
+        self.h = _over(places[first].reshape(-1, *axes), pair.s1[None])
+        self.k = _over(places[second].reshape(-1, *axes), pair.s2[None])
+        self.r = safe_sqrt(pair.near * pair.far)[None]
+        self.n1, self.m1 = self._beyond(self.h, self.k)
+        self.n2, self.m2 = self._beyond(self.k, self.h)
         self.known: dict[tuple[int, int], Array] = {}
+
+    def weights(self, pieces: Pieces, order: int) -> np.ndarray:
+        """The coefficient of each kink at one order."""
+        found = {(t.side, t.place): t.coefficient for t in pieces.terms if t.order == order}
+        return np.array([found.get(spot, 0.0) for spot in self.spots])
 
     def __call__(self, a: int, b: int) -> Array:
         if (a, b) not in self.known:
@@ -230,7 +265,7 @@ class Moments:
 
     def _moment(self, a: int, b: int) -> Array:
         if a == b == 0:
-            return (np.pi - self.theta) / (2 * np.pi) if self.both_at_zero else self._orthant()
+            return self._orthant()
         if a == -1:
             return _density(self.h) * self._ray(b, self.n1, self.m1)
         if b == -1:
@@ -251,19 +286,19 @@ class Moments:
     def _orthant(self) -> Array:
         """P(x > h, y > k) for h, k >= 0."""
         half = (ndtr(-self.h) + ndtr(-self.k)) / 2
-        return jnp.maximum(half - owen(self.h, self.m1) - owen(self.k, self.m2), 0)
+        general = jnp.maximum(half - owen(self.h, self.m1) - owen(self.k, self.m2), 0)
+        return jnp.where(self.at_zero, (np.pi - self.theta) / (2 * np.pi), general)
 
-
-def _beyond(h: Array, k: Array, pair: Pair, r: Array) -> tuple[Array, Array]:
-    """n = k - rho h, from the nearer end, and m = n / r, at most FAR."""
-    acute = pair.rho >= 0
-    apart = jnp.where(acute, k - h, k + h)
-    small, large = jnp.where(acute, pair.near, pair.far), jnp.where(acute, pair.far, pair.near)
-    sign = jnp.where(acute, 1, -1)
-    # At theta = 0 or pi the ray is crossed always, never, or (apart = 0) by half.
-    crossed = r > 1e-18
-    ratio = jnp.where(crossed, apart / jnp.where(crossed, r, 1), jnp.sign(apart) * FAR)
-    return apart + sign * h * small, jnp.clip(ratio + sign * h * safe_sqrt(small / large), -FAR, FAR)
+    def _beyond(self, h: Array, k: Array) -> tuple[Array, Array]:
+        """n = k - rho h, from the nearer end, and m = n / r, at most FAR."""
+        acute = self.rho >= 0
+        apart = jnp.where(acute, k - h, k + h)
+        small, large = jnp.where(acute, self.near, self.far), jnp.where(acute, self.far, self.near)
+        sign = jnp.where(acute, 1, -1)
+        # At theta = 0 or pi the ray is crossed always, never, or (apart = 0) by half.
+        crossed = self.r > 1e-18
+        ratio = jnp.where(crossed, apart / jnp.where(crossed, self.r, 1), jnp.sign(apart) * FAR)
+        return apart + sign * h * small, jnp.clip(ratio + sign * h * safe_sqrt(small / large), -FAR, FAR)
 
 
 _NODES = {4: leggauss(7), 8: leggauss(13)}
@@ -280,10 +315,9 @@ def owen(h: Array, m: Array) -> Array:
     alive = big > 0
     ratio = jnp.where(alive, small / jnp.where(alive, big, 1), 0)
     x, w = _NODES[8 if m.dtype.itemsize > 4 else 4]
-    total = jnp.zeros_like(ratio)
-    for node, weight in zip((x + 1) / 2, w / 2, strict=True):
-        total = total + float(weight) * jnp.exp(-(small * float(node)) ** 2 / 2) / (1 + (ratio * float(node)) ** 2)
-    inner = ratio * total * jnp.exp(-big * big / 2) / (2 * np.pi)
+    node = ((x + 1) / 2).astype(m.dtype).reshape((-1,) + (1,) * m.ndim)
+    along = jnp.exp(-((small[None] * node) ** 2) / 2) / (1 + (ratio[None] * node) ** 2)
+    inner = ratio * jnp.tensordot((w / 2).astype(m.dtype), along, 1) * jnp.exp(-big * big / 2) / (2 * np.pi)
     tails = ndtr(-h), ndtr(-far)
     value = jnp.where(steep, (tails[0] + tails[1]) / 2 - tails[0] * tails[1] - inner, inner)
     return jnp.where(m < 0, -value, value)

@@ -1,8 +1,8 @@
-"""Gaussian expectations of any function with a kink at 0, in float64 on the host: the oracle the series is fitted to.
+"""Gaussian expectations of any function with a kink at 0, in float64: the oracle the series is fitted to.
 
-In polar coordinates (u, v) = r (sqrt(q1) cos(a), sqrt(q2) cos(a - theta)) a kink at 0 is a pair of rays. Between the rays
-the integrand is smooth, and Gauss's rule converges geometrically. All four sectors are one wedge, seen from its middle:
-there v is u read backwards.
+In polar coordinates (u, v) = r (sqrt(q1) cos(a), sqrt(q2) cos(a - theta)) a kink at 0 is a pair of rays. Between the
+rays the integrand is smooth, and Gauss's rule converges geometrically. All four sectors are one wedge, seen from its
+middle: there v is u read backwards.
 """
 
 from collections.abc import Callable
@@ -91,12 +91,16 @@ def _wedges(fn: Callable, s: jax.Array, thetas: jax.Array, rules: tuple[jax.Arra
         # Seen from its middle: u = s r cos(theta / 2 + beta) = s r sin(width * far), and v is u read backwards.
         points = jnp.sin(width * far)[:, None] * r[None, :]
         area = (width * weights)[:, None] * radial[None, :]
+
         def sample(g):
             return g.reshape(len(s), -1)
+
         x = s[:, None, None] * points[None]
         plus = fn(x)
+
         def gram(g, h):
             return sample(g * area[None]) @ sample(h[:, ::-1]).T
+
         if parity:
             same = 2 * gram(plus, plus)
             return same, parity * same
@@ -107,7 +111,9 @@ def _wedges(fn: Callable, s: jax.Array, thetas: jax.Array, rules: tuple[jax.Arra
     return jax.lax.map(wedge, thetas)
 
 
-def split_dual(f: Callable[[np.ndarray], np.ndarray], places: tuple[float, ...], s1: float, s2: float, theta: float) -> float:
+def split_dual(
+    f: Callable[[np.ndarray], np.ndarray], places: tuple[float, ...], s1: float, s2: float, theta: float
+) -> float:
     """E[f(u) f(v)] for kinks anywhere: u by panels, v given u by panels, both split at the kinks. Slow; it checks."""
     cos, sin = np.cos(theta), np.sin(theta)
     sharp = np.array([*places, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8])

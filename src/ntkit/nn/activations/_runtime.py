@@ -1,7 +1,7 @@
 """The duals of a series, in JAX, for one pair or for anything that broadcasts.
 
-Everything that belongs to one variance is computed before the pair is formed: under `vmap` it costs O(n + m), and what is
-left per pair is one batched product of skinny matrices and a Clenshaw sum.
+Everything that belongs to one variance is computed before the pair is formed: under `vmap` it costs O(n + m), and
+what is left per pair is one batched product of skinny matrices and a Clenshaw sum.
 """
 
 from typing import NamedTuple
@@ -124,7 +124,8 @@ def _products(f: Float[Array, "k r ..."], g: Float[Array, "k r ..."], rank: int)
 
 def _aligned(f: Array, g: Array, rank: int, lead: int) -> tuple[Array, Array]:
     """Both with `rank` axes behind the first `lead` ones."""
-    return tuple(x.reshape(x.shape[:lead] + (1,) * (rank - x.ndim + lead) + x.shape[lead:]) for x in (f, g))
+    f, g = (x.reshape(x.shape[:lead] + (1,) * (rank - x.ndim + lead) + x.shape[lead:]) for x in (f, g))
+    return f, g
 
 
 def _dot(coefficients: np.ndarray, basis: Array) -> Array:
@@ -147,7 +148,8 @@ def beyond(fit: Fit, series: Series, q: Array) -> Array:
         value = jax.vmap(lambda s, fn=fn: fn(s * points) * root)(s.ravel())
         ending = fn(top * points) * root
         exact = jnp.linalg.norm(value, axis=1)
-        away = jax.vmap(lambda v, n, e=ending / jnp.linalg.norm(ending): jnp.linalg.norm(v / n - e))(value, exact)
+        unit = ending / jnp.linalg.norm(ending)
+        away = jax.vmap(lambda v, n, unit=unit: jnp.linalg.norm(v / n - unit))(value, exact)
         bound = 4 * away + 2 * size(norm.ravel() / exact - 1)
         total = jnp.maximum(total, bound.reshape(q.shape))
     return total

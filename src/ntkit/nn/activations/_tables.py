@@ -6,9 +6,9 @@ With s = sqrt(q), N(s)^2 = E[phi(s z)^2], N1(s)^2 = E[phi'(s z)^2] and t a Moebi
     E[phi(u) phi(v)]   / (N N)      = 1 - |a(s1) - a(s2)|^2 / 2 - (1 - cos(theta)) D(theta)
     D(theta)                        = sum_k T_k(t) g_k(s1) . g_k(s2)
 
-The second form never cancels for nearly parallel pairs. By Price's theorem D is the mean of the derivative's dual over
-the correlations passed on the way from 1, so both series come from one oracle. For an odd or even phi the angle is folded
-into [0, pi/2].
+The second form never cancels for nearly parallel pairs. By Price's theorem D is the mean of the derivative's dual
+over the correlations passed on the way from 1, so both series come from one oracle. For an odd or even phi the angle
+is folded into [0, pi/2].
 """
 
 import itertools

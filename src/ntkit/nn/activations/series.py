@@ -1,7 +1,7 @@
 """Any activation, exact to a stated tolerance: a short series in the angle with features of the variances.
 
-Derivation: docs/derivations/duals.md. The tables are made in float64 when an activation is first asked for an expectation,
-and shared by all equal ones.
+Derivation: docs/derivations/duals.md. The tables are made in float64 when an activation is first asked for an
+expectation, and shared by all equal ones.
 """
 
 import abc
@@ -74,10 +74,10 @@ class Tabulated(Nonlinearity):
     def error(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """An estimate of the error of both duals relative to their norms, for pairs of variances up to q.
 
-        Inside the plan's variances it is what was measured on points that the fit has not seen, plus rounding. Above, the
-        features stay where the table ends, and the estimate adds 4 |phi_q - phi_top| in L2 of the Gaussian (phi_q(z) =
-        phi(sqrt(q) z) over its norm), a bound by Cauchy-Schwarz, and twice the relative error of the norms. A function made
-        of parabolas is integrated in closed form, at any variance, up to rounding.
+        Inside the plan's variances it is what was measured on points that the fit has not seen, plus rounding. Above,
+        the features stay where the table ends, and the estimate adds 4 |phi_q - phi_top| in L2 of the Gaussian
+        (phi_q(z) = phi(sqrt(q) z) over its norm), a bound by Cauchy-Schwarz, and twice the relative error of the
+        norms. A function made of parabolas is integrated in closed form, at any variance, up to rounding.
         """
         pieces = _pieces(self.plan())
         if pieces is not None:
@@ -91,8 +91,8 @@ class Tabulated(Nonlinearity):
 class Activation(Tabulated):
     """Any function as an activation: the derivative by autodiff, its kinks found or declared.
 
-    Equivalent to a Gauss quadrature of E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of as many points as it takes, at the price
-    of a short polynomial.
+    Equivalent to a Gauss quadrature of E[phi(u) phi(v)] and E[phi'(u) phi'(v)] of as many points as it takes, at the
+    price of a short polynomial.
 
     - `fn`: elementwise, written in `jax.numpy`, of any floating dtype.
     - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
@@ -115,7 +115,10 @@ class Activation(Tabulated):
         self, fn: Callable, *, derivative: Callable | None = None, kinks: Kinks = "find", tolerance: float = 1e-9,
         variances: tuple[float, float] = (1e-2, 1e2), name: str | None = None,
     ):  # fmt: skip
-        self.function, self.slope = _callable("fn", fn), derivative if derivative is None else _callable("derivative", derivative)
+        self.function, self.slope = (
+            _callable("fn", fn),
+            derivative if derivative is None else _callable("derivative", derivative),
+        )
         self.kinks = _checked_kinks(kinks)
         self.tolerance = _checked_tolerance(tolerance)
         self.variances = _checked_variances(variances)
@@ -211,7 +214,9 @@ def _checked_kinks(kinks: Kinks) -> Kinks:
     except (TypeError, ValueError):
         places = (float("nan"),)
     if not all(np.isfinite(places)):
-        raise InputError(f'`kinks` must be "find" or a tuple of the places where the function has kinks; got {kinks!r}.')
+        raise InputError(
+            f'`kinks` must be "find" or a tuple of the places where the function has kinks; got {kinks!r}.'
+        )
     return places
 
 
