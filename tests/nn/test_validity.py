@@ -1,6 +1,7 @@
 """What has no infinite reading is refused when the kernel is built, by name and with the way out; wrong arguments at once."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -8,6 +9,16 @@ import ntkit
 from ntkit import InputError, nn
 
 DENSE = nn.Dense(4)
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Without the check of types that the tests run under, which would be the first to refuse a wrong type."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
 
 REFUSED_NETWORKS = {
     "relu after relu": (

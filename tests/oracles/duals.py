@@ -188,7 +188,11 @@ def main():
     grid = np.zeros((len(NAMES), 3, n, n, m))
     for (name, i, j, k), answer in zip(everything, answers, strict=True):
         grid[NAMES.index(name), :, i, j, k] = grid[NAMES.index(name), :, j, i, k] = answer
-    print("largest relative difference of the two rules:", {name: grid[t, 2].max() for t, name in enumerate(NAMES)}, file=sys.stderr)
+    print(
+        "largest relative difference of the two rules:",
+        {name: grid[t, 2].max() for t, name in enumerate(NAMES)},
+        file=sys.stderr,
+    )
     assert grid[:, 2].max() < 1e-8
     np.savez_compressed(
         PATH, names=np.array(NAMES), law=laws(), value=grid[:, 0], derivative=grid[:, 1],
