@@ -439,7 +439,14 @@ def test_ctrl_c_in_a_process_of_its_own():
     rng = np.random.default_rng(0)
     np.savez("large.npz", x=rng.normal(size=(6000, 500)), y=rng.normal(size=6000))
     command = [sys.executable, "-m", "ntkit.cli", "kernel", "large.npz", "--out", "k.npy", "--depth", "20"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A test run in the background of a shell would hand on that SIGINT is to be ignored.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and (
         not Path("k.npy.journal").exists() or Path("k.npy.journal").read_text().count("\n") < 3
@@ -471,7 +478,7 @@ def test_demo(run, data):
     code, out, _ = run("demo", "--data", data, "--quick", "--n", 150, "--out", "pictures", "--json")
     found = json.loads(out)
     assert code == 0
-    names = ["infinite ensemble", "NNGP posterior", "network, width 512", "SVM, RBF kernel"]
+    names = ["infinite ensemble", "NNGP posterior", "one network, width 512", "SVM, RBF kernel"]
     assert [row["model"] for row in found["table"]] == names
     for row in found["table"]:
         assert np.isfinite(row["negative_log_likelihood"])

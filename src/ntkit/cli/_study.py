@@ -92,7 +92,7 @@ def study(
     step("NNGP posterior")
     second = _bayes(problem, net, x, x_test, nngp, seed)
     step(f"network of width {WIDTH}")
-    third = _finite(problem, net, x, x_test, loo, seed, quick)
+    third = _finite(problem, net, alpha, x, x_test, loo, seed, quick)
     step("support vector machine")
     fourth = _machine(problem, x, x_test, quick)
     rows = (first, second, third, fourth)
@@ -185,12 +185,12 @@ def _bayes(problem, net, x, x_test, nngp, seed) -> Row:
     return problem.judge_numbers("NNGP posterior", mean, std, clock)
 
 
-def _finite(problem, net, x, x_test, loo, seed, quick) -> Row:
+def _finite(problem, net, alpha, x, x_test, loo, seed, quick) -> Row:
     clock = Clock()
     error, factor = loo
     steps = STEPS // 5 if quick else STEPS
-    scores = train_network(net, x, problem.y, x_test, width=WIDTH, steps=steps, seed=seed)
-    name = f"network, width {WIDTH}"
+    scores = train_network(net, x, problem.y, x_test, alpha=alpha, width=WIDTH, steps=steps, seed=seed)
+    name = f"one network, width {WIDTH}"
     if problem.classification:
         return problem.judge_classes(name, scipy.special.softmax(scores / factor, axis=1), clock)
     mean = problem.offset + problem.scale * scores[:, 0]

@@ -168,7 +168,7 @@ def _draw_doubt(found: Study) -> Any:
     assert data.y_test is not None
     if found.spread is not None:
         figure, ax = plots.figure(6.0, 5.0)
-        plots.predictions(ax, data.y_test, found.values, found.spread, unit=data.name)
+        plots.predictions(ax, data.y_test, found.values, found.spread, unit=f"target of {data.name}")
         ax.set_title(f"{len(found.values)} test examples, bars of two standard deviations")
         return figure
     rows = found.least_sure[:24]
@@ -180,7 +180,7 @@ def _draw_doubt(found: Study) -> Any:
         plots.probabilities(ax, found.values[rows], found.classes, truth, names)
         ax.set_title("The test examples it is least sure of")
         return figure
-    figure, ax = plots.figure(7.2, 6.6)
+    figure, ax = plots.figure(7.2, 6.3)
     captions = [_caption(p, found.classes, true) for p, true in zip(found.values[rows], truth, strict=True)]
     plots.examples(ax, data.x_test[rows].reshape(len(rows), *data.shape), captions, wrong=list(guess != truth))
     ax.set_title(f"The {len(rows)} of {len(found.values)} test examples it is least sure of (orange: wrong)")
