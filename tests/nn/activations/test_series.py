@@ -187,7 +187,7 @@ def test_the_estimate_is_honest_beyond_the_range(name, x64):
                 assert error <= estimate + 1e-12
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "elu", "selu", "hard tanh"])
 def test_values_and_gradients_are_finite_at_the_edges(name):
     activation = SMOOTH[name][0]
     laws = jnp.asarray(

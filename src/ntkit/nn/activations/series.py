@@ -7,7 +7,7 @@ expectation, and shared by all equal ones.
 import abc
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -111,8 +111,9 @@ class Activation(Tabulated):
     variances: tuple[float, float] = eqx.field(static=True)
     label: str = eqx.field(static=True)
 
+    # What is wrong is refused by name below, so these annotations let it in.
     def __init__(
-        self, fn: Callable, *, derivative: Callable | None = None, kinks: Kinks = "find", tolerance: float = 1e-9,
+        self, fn: Any, *, derivative: Any = None, kinks: Any = "find", tolerance: float = 1e-9,
         variances: tuple[float, float] = (1e-2, 1e2), name: str | None = None,
     ):  # fmt: skip
         self.function, self.slope = (
@@ -200,13 +201,13 @@ def _series(plan: Plan, dtype: np.dtype) -> Series:
 _parity = lru_cache(maxsize=64)(lambda fn: find_parity(hosted(fn)))
 
 
-def _callable(name: str, fn: Callable) -> Callable:
+def _callable(name: str, fn: Any) -> Callable:
     if not callable(fn):
         raise InputError(f"`{name}` must be a function of one array, written in jax.numpy; got {fn!r}.")
     return fn
 
 
-def _checked_kinks(kinks: Kinks) -> Kinks:
+def _checked_kinks(kinks: Any) -> Kinks:
     if isinstance(kinks, str) and kinks == "find":
         return kinks
     try:
