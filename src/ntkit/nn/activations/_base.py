@@ -56,6 +56,10 @@ class Nonlinearity(Layer):
     def diagonal(self, q: Array) -> Diagonal:
         """The expectations for u = v of variance q."""
 
+    def variance(self, q: Array) -> Array:
+        """E[phi(u)^2] as it goes with `dual`; `diagonal` may spend more for more digits."""
+        return self.diagonal(q).value
+
     @abc.abstractmethod
     def mean(self, q: Array) -> Array:
         """E[phi(u)] for u of variance q."""
@@ -82,7 +86,7 @@ class Nonlinearity(Layer):
             value, derivative = self.diagonal(cov.xx)
             return cov.replace(xx=value, xy=value, yy=value, ntk=derivative * cov.ntk)
         value, derivative, gap = self.dual(cov.xx, cov.xy, cov.yy, cov.gap)
-        xx, yy = self.diagonal(cov.xx).value, self.diagonal(cov.yy).value
+        xx, yy = self.variance(cov.xx), self.variance(cov.yy)
         return cov.replace(xx=xx, xy=value, yy=yy, ntk=derivative * cov.ntk, gap=gap)
 
     def check(self, signal: Signal) -> Signal:

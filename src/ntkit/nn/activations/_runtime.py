@@ -16,7 +16,7 @@ from ntkit.nn._law import size
 from ntkit.nn.activations._angle import acute, safe_sqrt
 from ntkit.nn.activations._base import Dual
 from ntkit.nn.activations._quadrature import half_line_rule
-from ntkit.nn.activations._tables import Block, Fit, Scale, Series
+from ntkit.nn.activations._tables import Block, Fit, Sampler, Scale, Series
 
 
 class Row(NamedTuple):
@@ -135,6 +135,15 @@ def _dot(coefficients: np.ndarray, basis: Array) -> Array:
 
 def _at(x: Array, i: int) -> Array:
     return lax.index_in_dim(x, i, 0, keepdims=False)
+
+
+def squares(sample: Sampler, q: Array) -> tuple[Array, Array]:
+    """E[phi^2] and E[phi'^2] by quadrature: sums of positive terms, as exact as the dtype."""
+    z, w = half_line_rule(2 * sample.nodes)
+    points, weights = (jnp.asarray(np.concatenate(pair), q.dtype) for pair in ((z, -z), (w, w)))
+    x = safe_sqrt(q)[..., None] * points.reshape((1,) * q.ndim + (-1,))
+    value, slope = (fn(x) ** 2 @ weights for fn in (sample.value, sample.slope))
+    return value, slope
 
 
 def beyond(fit: Fit, series: Series, q: Array) -> Array:

@@ -21,7 +21,7 @@ from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._pieces import Pieces, average, find_pieces, pieces_diagonal, pieces_dual, pieces_error
 from ntkit.nn.activations._quadrature import hosted
-from ntkit.nn.activations._runtime import beyond, row, series_dual
+from ntkit.nn.activations._runtime import beyond, row, series_dual, squares
 from ntkit.nn.activations._tables import Fit, Series, compress, find_parity, fit
 
 # float32 cannot resolve more: its series is cut here. What rounding adds was measured, and is stated by `error`.
@@ -64,8 +64,20 @@ class Tabulated(Nonlinearity):
         pieces = _pieces(self.plan())
         if pieces is not None:
             return pieces_diagonal(pieces, q)
-        x = row(_series(self.plan(), q.dtype), q)
-        return Diagonal(x.norm * x.norm, x.slope_norm * x.slope_norm)
+        series = _series(self.plan(), q.dtype)
+        x = row(series, q)
+        known = Diagonal(x.norm * x.norm, x.slope_norm * x.slope_norm)
+        if q.dtype.itemsize > 4:
+            return known
+        # The table's polynomial of high degree costs float32 a digit. A diagonal has n entries: integrate it.
+        inside, direct = q <= series.scale.top**2, squares(_fitted(self.plan()).sample, q)
+        return Diagonal(*(jnp.where(inside, *both) for both in zip(direct, known, strict=True)))
+
+    def variance(self, q: Array) -> Array:
+        if _pieces(self.plan()) is not None:
+            return self.diagonal(q).value
+        norm = row(_series(self.plan(), q.dtype), q).norm
+        return norm * norm
 
     def mean(self, q: Array) -> Array:
         pieces = _pieces(self.plan())
