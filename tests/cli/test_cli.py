@@ -437,8 +437,8 @@ def test_ctrl_c_between_any_two_lines(run, monkeypatch):
 @pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own():
     rng = np.random.default_rng(0)
-    np.savez("large.npz", x=rng.normal(size=(6000, 500)), y=rng.normal(size=6000))
-    command = [sys.executable, "-m", "ntkit.cli", "kernel", "large.npz", "--out", "k.npy", "--depth", "20"]
+    np.savez("large.npz", x=rng.normal(size=(9000, 500)), y=rng.normal(size=9000))
+    command = [sys.executable, "-m", "ntkit.cli", "kernel", "large.npz", "--out", "k.npy", "--depth", "2"]
     # A test run in the background of a shell would hand on that SIGINT is to be ignored.
     process = subprocess.Popen(
         command,
@@ -459,7 +459,7 @@ def test_ctrl_c_in_a_process_of_its_own():
     assert "Traceback" not in err
     assert "Stopped" in err
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "6000 x 6000" in done.stdout
+    assert "9000 x 9000" in done.stdout
 
 
 def test_the_installed_command():

@@ -1,6 +1,5 @@
 """What the kernel is compared with on one data set: a network of finite width, and a tuned support vector machine."""
 
-import math
 from typing import Any
 
 import jax
@@ -37,8 +36,7 @@ def train_network(
     init, draw = jax.random.split(jax.random.key(seed))
     xs, ys, tests = (jnp.asarray(a, jnp.float32) for a in (x, y, x_test))
     params = net.init(init, xs.shape, dtype=jnp.float32)
-    # `optax.cosine_decay_schedule` mixes dtypes, which the tests' strict promotion refuses.
-    optimiser = optax.adam(lambda i: LEARNING_RATE / 2 * (1 + jnp.cos(i.astype(jnp.float32) * (math.pi / steps))))
+    optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
     rows = jax.random.randint(draw, (steps, min(batch, len(x))), 0, len(x))
 
     def loss(now: Any, chosen: Int[Array, " b"]) -> Float[Array, ""]:
@@ -56,7 +54,9 @@ def train_network(
         (params, _), _ = jax.lax.scan(step, (params, optimiser.init(params)), rows)
         return net.apply(params, tests)
 
-    return np.asarray(run(params, rows), np.float64)
+    # Optax mixes integers and floats, which a user's strict promotion would refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        return np.asarray(run(params, rows), np.float64)
 
 
 def _grid(quick: bool) -> dict[str, list[float]]:
