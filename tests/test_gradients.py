@@ -1,9 +1,11 @@
 """Gradients of whole kernels against central differences in float64, at the rows where they are easily wrong."""
 
+import jax
+import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 
-import laws
 import ntkit
 from ntkit import nn
 
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def deep(phi, b_std=0.3):
-    return nn.mlp(2, 8, phi, w_std=1.4, b_std=b_std)
+    return nn.mlp(1 if b_std == 0 else 2, 8, phi, w_std=1.4, b_std=b_std)
 
 
 @pytest.mark.parametrize("features", [5, 20])
@@ -32,8 +34,29 @@ def test_at_a_zero_row(features, phi):
 def test_at_duplicates_antipodes_and_multiples(features):
     # The NNGP of one hidden layer is differentiable there, and so is the NTK of a smooth activation.
     rows = laws.hard_rows(features)
-    laws.has_right_gradients(nn.mlp(1, 8, nn.Relu(), w_std=1.4, b_std=0.3), rows[[4]], rows[[5, 6, 7]], kernel=ntkit.NNGP)
+    laws.has_right_gradients(
+        nn.mlp(1, 8, nn.Relu(), w_std=1.4, b_std=0.3), rows[[4]], rows[[5, 6, 7]], kernel=ntkit.NNGP
+    )
     laws.has_right_gradients(deep(nn.Erf()), rows[[4]], rows[[5, 6, 7]])
+
+
+@pytest.mark.parametrize("first", [nn.Relu(), nn.Gelu(), nn.Cos()], ids=lambda phi: phi.name)
+def test_the_gap_behind_an_activation_has_the_right_slope_at_duplicates(first):
+    # The NNGP behind a second, smooth activation sees the slope of the first one's gap, which is 0 there.
+    net = nn.Sequential(nn.Dense(8, 1.2, 0.1), first, nn.Dense(8, 1.3, 0.2), nn.Erf(), nn.Dense(1))
+    rows = laws.hard_rows()
+    laws.has_right_gradients(net, rows[[4]], rows[[5]], kernel=ntkit.NNGP)
+
+
+def test_a_bias_of_zero_that_is_traced_leaves_zero_rows_zero():
+    # Its square used to become 1e-154: rows of that variance had gradients beyond all numbers.
+    branch = nn.Sequential(nn.LayerNorm(), nn.Gelu().normalized(), nn.Dense(8))
+    net = nn.Sequential(nn.Dense(8), nn.Residual(branch), nn.Sign(), nn.Dense(1))
+    rows = jnp.asarray(laws.hard_rows(20)[3:5])
+    traced = jax.tree.map(jnp.asarray, net)
+    assert not np.any(ntkit.NNGP(traced[:1])(rows)[0])
+    slopes = jax.jit(jax.grad(lambda net: jnp.sum(ntkit.NNGP(net)(rows, rows))))(traced)
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes))
 
 
 @pytest.mark.parametrize("features", [5, 20])

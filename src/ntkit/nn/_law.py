@@ -33,6 +33,11 @@ def size(x: Array) -> Array:
     return jnp.where(x < 0, -x, x)
 
 
+def not_negative(gap: Array) -> Array:
+    """A gap without the rounding that made it negative. Not `maximum`, which halves the derivative at 0: at duplicates."""
+    return jnp.where(gap < 0, 0, gap)
+
+
 class Covariance(eqx.Module):
     """The law of the signal at a pair of inputs x, y: of one channel, all channels being independent copies.
 
@@ -126,9 +131,10 @@ def square(leaf: Scalar, dtype: Any) -> Scalar:
         return leaf * leaf
     # A traced leaf may carry 64 bits into a float32 program, so that sqrt(2)^2 is rounded once. As the root of its
     # square XLA computes it before the loop over all pairs; a plain product it would convert inside, at 1.5 times the
-    # loop's cost. Double precision goes in, so the root is right to the last digit but one.
+    # loop's cost. Double precision goes in, so the root is right to the last digit but one. 0 stays 0, exactly: a zero
+    # row must not become one of variance 1e-154, whose square underflows.
     product = jnp.asarray(leaf) * leaf
-    return jnp.sqrt(jnp.maximum((product * product).astype(dtype), jnp.finfo(dtype).tiny))
+    return safe_sqrt((product * product).astype(dtype))
 
 
 def is_zero(leaf: Scalar) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
-from ntkit.nn._law import Covariance, Scalar, is_zero, relative, safe_sqrt, size
+from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, relative, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
 
 Parity = Literal["odd", "even", "none"]
@@ -126,7 +126,7 @@ class Affine(Nonlinearity):
         close = a * a * (raw.gap + _half_square(*before)) - _half_square(*after)
         roots = safe_sqrt(after[0]) * safe_sqrt(after[1])
         new_gap = jnp.where((raw.value > 0) & (value > 0), close, roots - size(value))
-        return Dual(value, a * a * raw.derivative, jnp.maximum(new_gap, 0))
+        return Dual(value, a * a * raw.derivative, not_negative(new_gap))
 
     def diagonal(self, q: Array) -> Diagonal:
         a, b = self.scale, self.shift
@@ -161,7 +161,7 @@ def smooth_gap(
     xx, xy, yy, gap = law
     _, ratio = relative(Covariance(xx, xy, yy, xy, gap, width=1))
     top = safe_sqrt(ends[0]) * safe_sqrt(ends[1])
-    plain = jnp.maximum(top - size(value), 0)
+    plain = not_negative(top - size(value))
     step = gap * (jnp.abs(derivative) + safe_sqrt(slopes[0]) * safe_sqrt(slopes[1])) / 2
     eps = jnp.finfo(value.dtype).eps
     noise = 16 * eps * top

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkit.nn._law import Covariance, Scalar, is_zero, size
+from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, size
 from ntkit.nn._layer import Signal
 from ntkit.nn.activations._angle import acute, safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
@@ -56,7 +56,7 @@ class PiecewiseLinear(Nonlinearity):
         apart = alpha * gap - wedge + jnp.where(xy < 0, total * total / 2 * far, 0)  # alpha s - value
         if not (isinstance(obtuse, (int, float)) and obtuse >= 0):  # then the value may be negative
             apart = jnp.where(value < 0, alpha * s + value, apart)
-        return Dual(value, derivative, jnp.maximum(apart, 0))
+        return Dual(value, derivative, not_negative(apart))
 
     def diagonal(self, q: Array) -> Diagonal:
         alpha, _ = self._alpha_beta()
