@@ -182,7 +182,7 @@ def _draw_doubt(found: Study) -> Any:
         return figure
     figure, ax = plots.figure(7.2, 6.3)
     captions = [_caption(p, found.classes, true) for p, true in zip(found.values[rows], truth, strict=True)]
-    plots.examples(ax, data.x_test[rows].reshape(len(rows), *data.shape), captions, wrong=list(guess != truth))
+    plots.examples(ax, data.x_test[rows].reshape(len(rows), *data.shape), captions, wrong=(guess != truth).tolist())
     ax.set_title(f"The {len(rows)} of {len(found.values)} test examples it is least sure of (orange: wrong)")
     return figure
 
