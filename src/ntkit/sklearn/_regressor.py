@@ -25,7 +25,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     **Parameters:**
 
     - `depth`: hidden layers, 0 or more (0: linear). `fixed_layers`: how many of the first are frozen, at most `depth`.
-    - `activation`: a name (`ntkit.nn.activation_names()`), an activation such as `nn.Relu()`, or a function.
+    - `activation`: a name (see `ntkit.nn.activations.activation`), an activation such as `nn.Relu()`, or a function.
     - `w_std`, `b_std`: standard deviations of weights and biases, in the NTK parameterization.
     - `alpha`: ridge, the variance of the noise, in the square of the unit of `y`; > 0, one number or one for each
       example.
