@@ -78,6 +78,17 @@ def test_info(run):
     assert "devices" in run("info")[1]
 
 
+def test_info_of_a_model(run):
+    table("train.csv", text=True)
+    run("fit", "train.csv", "--out", "m.ntk", *QUICK)
+    found = json.loads(run("info", "m.ntk", "--json")[1])
+    assert found["task"] == "classification"
+    assert found["classes"] == ["high", "low"]
+    assert found["features"] == ["u", "v"]
+    assert "depth 1, relu" in run("info", "m.ntk")[1]
+    assert run("info", "train.csv")[0] == 2
+
+
 def test_no_command_shows_help(run):
     code, out, err = run()
     assert code == 2

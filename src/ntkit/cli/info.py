@@ -4,9 +4,10 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import typer
 
 import ntkit
 from ntkit._check import format_bytes
@@ -18,9 +19,12 @@ MORE = ("typer", "rich", "zarr")
 EXTRAS = ("torch", "dask", "pandas")
 
 
-def info(json: o.Json = False) -> None:
-    """Show versions, devices, precision, cores, memory, and where data is kept."""
-    found = collect()
+def info(
+    model: Annotated[Path | None, typer.Argument(help="What `ntkit fit` saved: show what it is instead.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Show versions, devices, precision, cores, memory, and where data is kept; or what a saved model is."""
+    found = collect() if model is None else describe(model)
     if json:
         print_json(found)
         return
@@ -46,6 +50,24 @@ def collect() -> dict[str, Any]:
         "memory": _memory(),
         "data folder": os.environ.get("NTKIT_DATA") or str(cache),
     }
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a saved model is, as a dictionary. **Raises:** `InputError` as `load_model` does."""
+    from ntkit.cli._model import load_model
+
+    model = load_model(path)
+    found = {
+        "model": path.name,
+        "task": model.task,
+        "network": str(model.architecture),
+        "kernel": model.architecture.kernel,
+        "ridge": model.alpha,
+        "fitted to": f"{len(model.inputs)} examples of {model.inputs.shape[1]} features, {model.source}",
+        "features": list(model.columns) or "without names",
+        "scaling": model.scaling.kind,
+    }
+    return found | ({"classes": model.classes.tolist()} if model.task == "classification" else {})
 
 
 def _version(name: str) -> str | None:
