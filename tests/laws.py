@@ -178,7 +178,7 @@ def every_depth(net, x):
 def _start(x):
     from ntkit._pairs import pair_laws, variances
 
-    law, _, _ = pair_laws(x, None)
+    law = pair_laws(x, None)
     law = ntkit.nn.Covariance(law.xx[:, None], law.xy, law.yy[None, :], jnp.zeros_like(law.xy), law.gap, law.width)
     return law, ntkit.nn.Covariance.of_one(variances(x), x.shape[-1])
 

@@ -5,18 +5,18 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import laws
 import mpmath as mp
 import numpy as np
 import pytest
 
-import laws
 import ntkit
 from ntkit import nn
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 NETS = {
-    "relu": nn.mlp(3, 8, nn.Relu(), w_std=1.4, b_std=0.1),
+    "relu": nn.mlp(2, 8, nn.Relu(), w_std=1.4, b_std=0.1),
     "leaky relu, no bias": nn.mlp(2, 8, nn.LeakyRelu(0.2), w_std=1.3),
     "erf, standard": nn.mlp(2, 8, nn.Erf(), w_std=1.4, b_std=0.1, parameterization="standard"),
     "gelu then abs": nn.Sequential(nn.Dense(8, 1.4, 0.1), nn.Gelu(), nn.Dense(8, 1.3), nn.Abs(), nn.Dense(1)),
@@ -30,7 +30,7 @@ def test_every_kernel_obeys_the_laws(name, features):
     laws.is_kernel(ntkit.Both(NETS[name]), laws.hard_rows(features), eager=name == "relu" and features == 5)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["relu", "sin, cos, gaussian", "normalised residual"])
 def test_gradients_are_finite_at_hard_rows(name):
     laws.has_finite_gradients(NETS[name], laws.hard_rows(5 if name == "relu" else 20))
 

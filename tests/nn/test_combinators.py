@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 
-import laws
 import ntkit
 from ntkit import nn
 
