@@ -10,6 +10,7 @@ from ntkit.cli._architecture import Architecture
 from ntkit.errors import InputError
 from ntkit.predict import Candidate, tune
 
+ERROR = "leave-one-out-error"
 # Relative to the mean diagonal of each kernel.
 RIDGES = tuple(10.0 ** np.arange(-6.0, 1.0))
 DEPTHS = (1, 2, 3, 5)
@@ -70,9 +71,7 @@ def choose(
     for net in options:
         step(str(net))
         kernel = {str(net): net.as_kernel()}
-        tuned = tune(
-            kernel, x, y, noise=noise, relative=relative, criterion="leave-one-out-error", memory=memory, progress=False
-        )
+        tuned = tune(kernel, x, y, noise=noise, relative=relative, criterion=ERROR, memory=memory, progress=False)
         tried.append((net, tuned.best))
     tried.sort(key=lambda pair: pair[1].loo_error)
     return Choice(tried[0][0], tried[0][1].noise, tuple(tried), len(x))

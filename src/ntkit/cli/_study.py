@@ -2,19 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from jaxtyping import Float, Int, Shaped
 
 import ntkit
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._choose import Choice, candidates, choose
+from ntkit.cli._choose import ERROR, RIDGES, Choice, candidates, choose
 from ntkit.cli._console import Clock
 from ntkit.cli._rivals import support_vectors, train_network
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
-from ntkit.predict import one_hot
+from ntkit.predict import one_hot, tune
 
 WIDTH = 512
 STEPS = 800
@@ -172,9 +175,10 @@ def _ensemble(problem, net, alpha, x, x_test, ntk):
 def _bayes(problem, net, x, x_test, nngp, seed) -> Row:
     """The Bayesian network of infinite width, with a ridge of its own."""
     clock = Clock()
-    bayesian = dataclasses.replace(net, kernel="nngp")
-    noise = choose([bayesian], x, problem.y, seed=seed, most=MOST).alpha
-    post = ntkit.posterior(bayesian.as_kernel(), x, problem.y, noise=noise, matrix=nngp, progress=False)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:MOST])
+    given = _Given(nngp[np.ix_(rows, rows)])
+    noise = tune([given], x[rows], problem.y[rows], relative=True, noise=RIDGES, criterion=ERROR, progress=False).noise
+    post = ntkit.posterior(net.of_kind("nngp"), x, problem.y, noise=noise, matrix=nngp, progress=False)
     factor = _calibrate(problem, post.leave_one_out())
     if problem.classification:
         mean = post(x_test, covariance=None).mean
@@ -183,6 +187,15 @@ def _bayes(problem, net, x, x_test, nngp, seed) -> Row:
     assert variance is not None
     mean, std = problem.offset + problem.scale * mean[:, 0], problem.scale * np.sqrt(factor * variance)
     return problem.judge_numbers("NNGP posterior", mean, std, clock)
+
+
+class _Given(eqx.Module):
+    """A kernel whose matrix on the training examples is at hand: nothing is compiled to have it again."""
+
+    matrix: Float[np.ndarray, "n n"]
+
+    def __call__(self, x1: Any, x2: Any = None) -> Any:
+        return jnp.asarray(self.matrix)
 
 
 def _finite(problem, net, alpha, x, x_test, loo, seed, quick) -> Row:
