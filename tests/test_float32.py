@@ -56,7 +56,7 @@ def test_1e_5_off_the_diagonal(name, features, b_std):
     worst_of_all_depths(name, features, b_std, diagonal=False, bound=1e-5)
 
 
-@pytest.mark.parametrize("name", or_missed(ACTIVATIONS))
+@pytest.mark.parametrize("name", list(or_missed(ACTIVATIONS)))
 @pytest.mark.parametrize("features, b_std", [(20, 0.0), (5, 0.3)])
 def test_1e_6_on_the_diagonal(name, features, b_std):
     worst_of_all_depths(name, features, b_std, diagonal=True, bound=1e-6)
