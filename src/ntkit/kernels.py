@@ -5,6 +5,8 @@ infinite networks here, empirical ones or sketches elsewhere, kernels add and mu
 """
 
 import abc
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -17,6 +19,7 @@ from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
+from ntkit.nn.combinators import segments
 
 Inputs = Float[Array | np.ndarray, "n ..."]
 Others = Float[Array | np.ndarray, "m ..."]
@@ -110,25 +113,59 @@ class OfNetwork(Kernel):
             raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
         self.net.check(Signal.data())
 
-    def _pairs(self, x1: Inputs, x2: Others | None) -> Kernels:
-        x1, x2 = _arrays(x1, x2)
-        law = pair_laws(x1, x2)
-
-        def behind(xx: Array, xy: Array, yy: Array, gap: Array) -> Kernels:
-            return self._behind(Covariance(xx, xy, yy, law.ntk, gap, law.width))
-
-        # Rows outside, columns inside. Only what depends on the mapped input is batched: variances stay O(n + m).
-        over_columns = jax.vmap(behind, (None, 0, 0, 0))
-        both = jax.vmap(over_columns, (0, 0, None, 0))(law.xx, law.xy, law.yy, law.gap)
-        return both if x2 is not None else jax.tree.map(_with_diagonal, both, self._examples(x1))
+    def _pairs(self, x1: Inputs, x2: Inputs | None) -> Kernels:
+        first, second = _arrays(x1, x2)
+        law = _behind(self.net, pair_laws(first, second), _over_pairs)
+        both = Kernels(law.xy, law.ntk)
+        return both if x2 is not None else jax.tree.map(_with_diagonal, both, self._examples(first))
 
     def _examples(self, x: Inputs) -> Kernels:
         x, _ = _arrays(x, None)
-        return jax.vmap(lambda q: self._behind(Covariance.of_one(q, x.shape[-1])))(variances(x))
-
-    def _behind(self, law: Covariance) -> Kernels:
-        law = self.net.propagate(law)
+        law = _behind(self.net, Covariance.of_one(variances(x), x.shape[-1]), _over_examples)
         return Kernels(law.xy, law.ntk)
+
+
+# So many activations run in one loop over all pairs. XLA for CPU fuses any number of them, but from some size on (20
+# layers of ReLU in float64) its loop computes shared values again and again, and is a thousand times slower.
+FUSED = 12
+
+
+def _behind(net: Layer, law: Covariance, over: Callable[[Layer, Covariance], Covariance]) -> Covariance:
+    """The law behind the network, by segments that XLA does not fuse with each other."""
+    always = ~(jnp.sum(law.xx) < 0)  # true, but only the user's data know that; a barrier would be optimised away
+    first, *others = segments(net, FUSED)
+    law = over(first, law)
+    for segment in others:
+        width = _width(segment, law)
+        law = jax.lax.cond(always, partial(over, segment), lambda law, width=width: law.of_width(width), law)
+    return law
+
+
+def _over_pairs(segment: Layer, law: Covariance) -> Covariance:
+    """The law behind a segment at all pairs. Only what depends on the mapped input is batched: variances stay O(n +
+    m)."""
+    ntk = 0 if law.ntk.ndim else None
+    over_columns = jax.vmap(_unpacked(segment, law), (None, 0, 0, ntk, 0), (None, 0, 0, 0, 0))
+    over_both = jax.vmap(over_columns, (0, 0, None, ntk, 0), (0, 0, None, 0, 0))
+    return Covariance(*over_both(law.xx, law.xy, law.yy, law.ntk, law.gap), width=_width(segment, law))
+
+
+def _over_examples(segment: Layer, law: Covariance) -> Covariance:
+    """The law behind a segment of each example with itself."""
+    arrays = jax.vmap(_unpacked(segment, law))(law.xx, law.xy, law.yy, law.ntk, law.gap)
+    return Covariance(*arrays, width=_width(segment, law), one=True)
+
+
+def _unpacked(segment: Layer, law: Covariance) -> Callable[..., tuple[Array, ...]]:
+    def behind(*arrays: Array) -> tuple[Array, ...]:
+        out = segment.propagate(Covariance(*arrays, width=law.width, one=law.one))
+        return out.xx, out.xy, out.yy, out.ntk, out.gap
+
+    return behind
+
+
+def _width(segment: Layer, law: Covariance) -> int:
+    return segment.shape((1, law.width))[-1]
 
 
 def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:

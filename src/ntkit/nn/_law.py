@@ -5,9 +5,11 @@ inputs is the square root of the relative gap, and a kinked activation sees that
 would be wrong by 3e-4. So the gap is computed from the inputs directly and every layer maps it without cancellation.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -34,7 +36,8 @@ def size(x: Array) -> Array:
 
 
 def not_negative(gap: Array) -> Array:
-    """A gap without the rounding that made it negative. Not `maximum`, which halves the derivative at 0: at duplicates."""
+    """A gap without the rounding that made it negative. Not `maximum`, which halves the derivative at 0: at
+    duplicates."""
     return jnp.where(gap < 0, 0, gap)
 
 
@@ -127,14 +130,21 @@ def add_constant(law: Covariance, c: Scalar) -> Covariance:
 
 def square(leaf: Scalar, dtype: Any) -> Scalar:
     """leaf^2 in the dtype of the arrays it will meet; Python numbers are left to JAX."""
-    if isinstance(leaf, (int, float)):
-        return leaf * leaf
+    return leaf * leaf if isinstance(leaf, (int, float)) else _square(jnp.asarray(leaf), dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _square(leaf: Array, dtype: Any) -> Array:
     # A traced leaf may carry 64 bits into a float32 program, so that sqrt(2)^2 is rounded once. As the root of its
     # square XLA computes it before the loop over all pairs; a plain product it would convert inside, at 1.5 times the
-    # loop's cost. Double precision goes in, so the root is right to the last digit but one. 0 stays 0, exactly: a zero
-    # row must not become one of variance 1e-154, whose square underflows.
-    product = jnp.asarray(leaf) * leaf
-    return safe_sqrt((product * product).astype(dtype))
+    # loop's cost. Double precision goes in, so the root is right to the last digit but one.
+    product = leaf * leaf
+    return jnp.sqrt((product * product).astype(dtype))
+
+
+@_square.defjvp
+def _square_slope(dtype: Any, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _square(primals[0], dtype), (2 * primals[0] * tangents[0]).astype(dtype)
 
 
 def is_zero(leaf: Scalar) -> bool:

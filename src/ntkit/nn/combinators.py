@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, add
 from ntkit.nn._layer import Layer, Params, Shape, Signal
-from ntkit.nn.activations import Identity
+from ntkit.nn.activations import Identity, Nonlinearity
 
 
 def _split(key: PRNGKeyArray | None, number: int) -> list[PRNGKeyArray | None]:
@@ -22,6 +22,29 @@ def _as_layers(owner: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
             hint = hint or (" Wrap a function in `nn.Activation(fn)`." if callable(layer) else "")
             raise InputError(f"Every argument of `{owner}` must be a layer; number {position} is {layer!r}.{hint}")
     return layers
+
+
+def segments(net: Layer, most: int) -> list["Sequential"]:
+    """The layers of nested `Sequential`s in order, in runs of at most `most` activations each (a single layer may have
+    more)."""
+    runs: list[list[Layer]] = [[]]
+    together = 0
+    for layer in _flat(net):
+        own = sum(isinstance(leaf, Nonlinearity) for leaf in jax.tree.leaves(layer, is_leaf=_is_nonlinearity))
+        if runs[-1] and together + own > most:
+            runs.append([])
+            together = 0
+        runs[-1].append(layer)
+        together += own
+    return [Sequential(*run) for run in runs]
+
+
+def _flat(net: Layer) -> list[Layer]:
+    return [leaf for layer in net.layers for leaf in _flat(layer)] if isinstance(net, Sequential) else [net]
+
+
+def _is_nonlinearity(node: Any) -> bool:
+    return isinstance(node, Nonlinearity)
 
 
 class Sequential(Layer):
