@@ -30,7 +30,7 @@ def test_every_kernel_obeys_the_laws(name, features):
     laws.is_kernel(ntkit.Both(NETS[name]), laws.hard_rows(features), eager=name == "relu" and features == 5)
 
 
-@pytest.mark.parametrize("name", ["relu", "sin, cos, gaussian", "normalised residual"])
+@pytest.mark.parametrize("name", ["relu", "normalised residual"])
 def test_gradients_are_finite_at_hard_rows(name):
     laws.has_finite_gradients(NETS[name], laws.hard_rows(5 if name == "relu" else 20))
 
