@@ -113,7 +113,7 @@ class OfNetwork(Kernel):
             raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
         self.net.check(Signal.data())
 
-    def _pairs(self, x1: Inputs, x2: Inputs | None) -> Kernels:
+    def _pairs(self, x1: Inputs, x2: Others | None) -> Kernels:
         first, second = _arrays(x1, x2)
         law = _behind(self.net, pair_laws(first, second), _over_pairs)
         both = Kernels(law.xy, law.ntk)
