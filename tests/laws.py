@@ -13,7 +13,8 @@ import ntkit
 
 
 def hard_rows(features=5, *, scale=1.0, seed=0):
-    """Rows that break kernels: 0-2 one-hot (orthogonal), 3 zero, 4 general, 5 equal to 4, 6 its antipode, 7 a multiple of it,
+    """Rows that break kernels: 0-2 one-hot (orthogonal), 3 zero, 4 general, 5 equal to 4, 6 its antipode, 7 a
+    multiple of it,
     8 large, 9 small."""
     general, large, small = np.random.default_rng(seed).standard_normal((3, features))
     one_hot = np.eye(features)[:3] * np.sqrt(features)
@@ -46,8 +47,10 @@ def natural(matrix):
 
 
 def is_kernel(kernel, x, *, eager=False):
-    """Symmetric, positive semi-definite, its diagonal the diagonal of the full matrix, the same between x and a copy of x,
-    under jit as without, in a batch as pair by pair, and under vmap. In float64. Dropout's kernel is not for this law."""
+    """Symmetric, positive semi-definite, its diagonal the diagonal of the full matrix, the same between x and a copy
+    of x,
+    under jit as without, in a batch as pair by pair, and under vmap. In float64. Dropout's kernel is not for this
+    law."""
     x = jnp.asarray(x)
 
     @jax.jit
@@ -62,7 +65,8 @@ def is_kernel(kernel, x, *, eager=False):
         close(f, f.T, 1e-14, scale=s)
         assert np.linalg.eigvalsh(f)[0] >= -1e-12 * max(np.linalg.eigvalsh(f)[-1], 1e-300)
         close(np.diag(f), d, 1e-15)  # two compilations may round differently
-        # The diagonal of kernel(x, x) goes through the formulas of pairs: its angle is that of a rounded gap of some eps.
+        # The diagonal of kernel(x, x) goes through the formulas of pairs: its angle is that of a rounded gap of some
+        # eps.
         close(t, f, 1e-13, scale=s)
         close(o, t, 1e-13, scale=s)
     if eager:
@@ -125,7 +129,8 @@ def _weights(kernel, net, n, m):
 
 
 def monte_carlo(net, x, draws, *, seed=0, dropout=False):
-    """Mean and standard error, over `draws` finite networks, of the NNGP (averaged over the outputs) and of the NTK of the
+    """Mean and standard error, over `draws` finite networks, of the NNGP (averaged over the outputs) and of the NTK
+    of the
     first output: two pairs of (n, n) arrays in float64."""
     x = jnp.asarray(x, jnp.float32)
 
@@ -146,8 +151,10 @@ def monte_carlo(net, x, draws, *, seed=0, dropout=False):
 def is_limit_of_finite(net, x, draws, *, dropout=False, seed=0, resolution=0.03):
     """The infinite reading lies within 5 standard errors of the Monte Carlo mean of its finite networks.
 
-    With one nonlinearity between `Dense` layers of normal weights the expectation of both kernels is exact at any width (the
-    pre-activations are exactly Gaussian, and all else is linear in second moments), so the width may be small. The standard
+    With one nonlinearity between `Dense` layers of normal weights the expectation of both kernels is exact at any
+    width (the
+    pre-activations are exactly Gaussian, and all else is linear in second moments), so the width may be small. The
+    standard
     error must be below `resolution` of the natural scale, or the test would see nothing.
     """
     infinite = ntkit.kernels(net, jnp.asarray(x, jnp.float32))
@@ -161,7 +168,8 @@ def is_limit_of_finite(net, x, draws, *, dropout=False, seed=0, resolution=0.03)
 
 
 def every_depth(net, x):
-    """(nngp, ntk) behind every `Dense` of a `Sequential`, as (count, n, n) arrays in float64, with their exact diagonals.
+    """(nngp, ntk) behind every `Dense` of a `Sequential`, as (count, n, n) arrays in float64, with their exact
+    diagonals.
 
     The layers are run one by one, each compiled once for its type: all depths for the price of one.
     """

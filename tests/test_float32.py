@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 
-import laws
 from ntkit import nn
 
 SCALES = (1e-3, 1e-1, 1.0, 1e2, 1e3, 1e4)
@@ -22,7 +22,8 @@ ACTIVATIONS = {
     "Tanh": nn.Tanh(),
     "Elu": nn.Elu(),
 }
-# tests/test_gradients.py and the demo compile whole networks; here layers are run one by one, so that all depths are seen.
+# tests/test_gradients.py and the demo compile whole networks; here layers are run one by one, so that all depths are
+# seen.
 
 
 # Misses of the diagonal's 1e-6, as measured; each layer adds about an ulp and the map of variances may enlarge it.
@@ -115,8 +116,10 @@ def stacks(b):
     }
 
 
-# A smooth activation turns a difference of lengths alone, 1e-4, into an angle whose square, of the order 1e-8, is below the
-# rounding of the variances: what the Relu behind it sees is lost. Measured: 1.24e-5 for multiples of a row behind a Sin.
+# A smooth activation turns a difference of lengths alone, 1e-4, into an angle whose square, of the order 1e-8, is
+# below the
+# rounding of the variances: what the Relu behind it sees is lost. Measured: 1.24e-5 for multiples of a row behind a
+# Sin.
 STACKS = [
     pytest.param(name, marks=[pytest.mark.xfail(strict=False, reason="1.24e-5")] if name == "sin then relu" else [])
     for name in stacks(0.0)

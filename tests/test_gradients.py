@@ -49,7 +49,8 @@ def test_the_gap_behind_an_activation_has_the_right_slope_at_a_zero_row(first):
 
 
 def test_at_exact_duplicates_the_kink_of_the_ntk_counts_as_flat():
-    # The NTK of Relu falls by the angle on every side of a duplicate: the mean of its slopes, as central differences see it,
+    # The NTK of Relu falls by the angle on every side of a duplicate: the mean of its slopes, as central differences
+    # see it,
     # is that of the smooth part. A rounding error of the gap, divided by the angle, gave slopes of order 1.
     rows = laws.hard_rows(20)
     laws.has_right_gradients(deep(nn.Relu(), 0.0), rows[[0, 2, 4]], rows[[2, 4]])

@@ -20,9 +20,16 @@ NETS = {
     "leaky relu, no bias": nn.mlp(2, 8, nn.LeakyRelu(0.2), w_std=1.3),
     "erf, standard": nn.mlp(2, 8, nn.Erf(), w_std=1.4, b_std=0.1, parameterization="standard"),
     "gelu then abs": nn.Sequential(nn.Dense(8, 1.4, 0.1), nn.Gelu(), nn.Dense(8, 1.3), nn.Abs(), nn.Dense(1)),
-    "sin, cos, gaussian": nn.Sequential(nn.Sum(nn.Dense(8), nn.Dense(8, 0.5)), nn.Sin(), nn.Dense(8), nn.Gaussian(), nn.Dense(8), nn.Cos(), nn.Dense(1)),
-    "normalised residual": nn.Sequential(nn.Dense(8), nn.Residual(nn.Sequential(nn.LayerNorm(), nn.Gelu().normalized(), nn.Dense(8))), nn.Sign(), nn.Dense(1)),
-}  # fmt: skip
+    "sin, cos, gaussian": nn.Sequential(
+        nn.Sum(nn.Dense(8), nn.Dense(8, 0.5)), nn.Sin(), nn.Dense(8), nn.Gaussian(), nn.Dense(8), nn.Cos(), nn.Dense(1)
+    ),
+    "normalised residual": nn.Sequential(
+        nn.Dense(8),
+        nn.Residual(nn.Sequential(nn.LayerNorm(), nn.Gelu().normalized(), nn.Dense(8))),
+        nn.Sign(),
+        nn.Dense(1),
+    ),
+}
 
 
 @pytest.mark.parametrize("name, features", [*((name, 5) for name in NETS), ("relu", 20), ("normalised residual", 20)])
@@ -36,7 +43,8 @@ def test_gradients_are_finite_at_hard_rows(name):
 
 
 def recursion(x, y, depth, w, b, value, slope):
-    """(Sigma, Theta) of `nn.mlp` for one pair, in mpmath, straight from Jacot et al.: three covariances, no gap, no batches."""
+    """(Sigma, Theta) of `nn.mlp` for one pair, in mpmath, straight from Jacot et al.: three covariances, no gap, no
+    batches."""
     dot = lambda u, v: mp.fsum(mp.mpf(float(p)) * mp.mpf(float(q)) for p, q in zip(u, v)) / len(u)  # noqa: E731
     k = [w * w * c + b * b for c in (dot(x, x), dot(x, y), dot(y, y))]
     theta = k[1]
@@ -154,10 +162,20 @@ def test_agrees_with_neural_tangents():
         reference = dict(file)
     x1, x2 = jnp.asarray(reference["x1"]), jnp.asarray(reference["x2"])
     dense = lambda w=1.3, b=0.2, **kw: nn.Dense(16, w, b, **kw)  # noqa: E731
-    nets = {name: nn.Sequential(dense(), phi, dense(), phi, dense()) for name, phi in {
-        "Relu": nn.Relu(), "LeakyRelu": nn.LeakyRelu(0.2), "Abs": nn.Abs(), "Erf": nn.Erf(), "Gelu": nn.Gelu(), "Sin": nn.Sin(),
-        "Cos": nn.Cos(), "Gaussian": nn.Gaussian(), "Sign": nn.Sign(),
-    }.items()}  # fmt: skip
+    nets = {
+        name: nn.Sequential(dense(), phi, dense(), phi, dense())
+        for name, phi in {
+            "Relu": nn.Relu(),
+            "LeakyRelu": nn.LeakyRelu(0.2),
+            "Abs": nn.Abs(),
+            "Erf": nn.Erf(),
+            "Gelu": nn.Gelu(),
+            "Sin": nn.Sin(),
+            "Cos": nn.Cos(),
+            "Gaussian": nn.Gaussian(),
+            "Sign": nn.Sign(),
+        }.items()
+    }
     standard = lambda: dense(parameterization="standard")  # noqa: E731
     nets["standard"] = nn.Sequential(standard(), nn.Relu(), standard(), nn.Relu(), standard())
     nets["residual"] = nn.Sequential(dense(), nn.Residual(nn.Sequential(nn.Relu(), dense())), nn.Erf(), dense())

@@ -5,10 +5,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 
-import laws
 import ntkit
 from ntkit import nn
 
@@ -110,7 +110,8 @@ def test_two_branches_that_share_their_signal_are_refused():
 
 
 def test_monte_carlo_sees_an_error_of_one_percent():
-    # Peers compare at 4 to 8 percent. The law of tests/laws.py must refuse a w_std that is off by 1 percent (2 in the kernel).
+    # Peers compare at 4 to 8 percent. The law of tests/laws.py must refuse a w_std that is off by 1 percent (2 in
+    # the kernel).
     x = np.random.default_rng(3).standard_normal((3, 5))
     right, wrong = (nn.Sequential(nn.Dense(64, 1.3, 0.2), nn.Relu(), nn.Dense(16, w)) for w in (1.0, 1.01))
     means = laws.monte_carlo(right, x, 6000)

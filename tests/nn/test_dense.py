@@ -1,4 +1,5 @@
-"""`Dense`: its infinite reading against its own finite networks, in both parameterizations, for every law of weights."""
+"""`Dense`: its infinite reading against its own finite networks, in both parameterizations, for every law of
+weights."""
 
 import jax
 import jax.numpy as jnp

@@ -13,7 +13,8 @@ X = np.random.default_rng(4).standard_normal((4, 5)) * np.array([[0.3], [1.0], [
 
 
 def test_layer_norm_is_the_limit_of_its_finite_networks():
-    # The bias of normalising over n channels is of order 1 / n = 0.4 percent, well below the standard error of 300 networks.
+    # The bias of normalising over n channels is of order 1 / n = 0.4 percent, well below the standard error of 300
+    # networks.
     net = nn.Sequential(nn.Dense(256, 1.2, 0.3), nn.LayerNorm(), nn.Relu(), nn.Dense(8, 1.1))
     laws.is_limit_of_finite(net, X, 300, resolution=0.1)
 

@@ -1,4 +1,5 @@
-"""What has no infinite reading is refused when the kernel is built, by name and with the way out; wrong arguments at once."""
+"""What has no infinite reading is refused when the kernel is built, by name and with the way out; wrong arguments at
+once."""
 
 import jax.numpy as jnp
 import jaxtyping

@@ -1,12 +1,16 @@
-"""Writes duals.npz: the expectations behind every closed form, by mpmath quadrature. Run by hand: `python tests/oracles/duals.py`.
+"""Writes duals.npz: the expectations behind every closed form, by mpmath quadrature. Run by hand: `python
+tests/oracles/duals.py`.
 
 Nothing here knows the formulas of `ntkit.nn.activations.closed`. With u = a z and v = b (rho z + sqrt(1 - rho^2) w),
 
     E[phi(u) phi(v)] = E_z[phi(a z) M(b rho z, b^2 (1 - rho^2))],    M(m, s^2) = E_w[phi(m + s w)],
 
-where M is a one-dimensional Gaussian integral of the textbook and E_z is done by the trapezoidal rule in log z on each half
-line (analytic in a strip of half-width pi/4 whatever the scales are, kinks at 0 included). Sinusoids, whose values fall to e^-1000, go through the characteristic function E[cos N(0, t)] = e^(-t/2) instead.
-The rule is run on two interleaved grids of step h. Its error falls like exp(-c / h), so if the two differ by e relative, their
+where M is a one-dimensional Gaussian integral of the textbook and E_z is done by the trapezoidal rule in log z on
+each half
+line (analytic in a strip of half-width pi/4 whatever the scales are, kinks at 0 included). Sinusoids, whose values
+fall to e^-1000, go through the characteristic function E[cos N(0, t)] = e^(-t/2) instead.
+The rule is run on two interleaved grids of step h. Its error falls like exp(-c / h), so if the two differ by e
+relative, their
 mean, which is the rule of step h / 2, is right to about e^2; the largest e is printed and must stay below 1e-8.
 """
 
@@ -92,7 +96,8 @@ def functions(name):
 
 
 def nodes(shift):
-    """Nodes z > 0 and weights density(z) dz of the trapezoidal rule in log z: every scale from e^-50 on gets its nodes."""
+    """Nodes z > 0 and weights density(z) dz of the trapezoidal rule in log z: every scale from e^-50 on gets its
+    nodes."""
     for k in range(int(-50 / STEP), int(mp.mpf("2.6") / STEP)):
         z = mp.exp((k + shift) * STEP)
         yield z, STEP * z * density(z)
@@ -121,7 +126,8 @@ def expectation(name, order, a, m, s2):
 
 
 def wave_pair(scale, frequency, phase, q1, c, q2):
-    """E[sin sin] and E[sin' sin'] by sin x sin y = (cos(x - y) - cos(x + y)) / 2 and E cos(N(0, t) + p) = e^(-t/2) cos p."""
+    """E[sin sin] and E[sin' sin'] by sin x sin y = (cos(x - y) - cos(x + y)) / 2 and E cos(N(0, t) + p) = e^(-t/2)
+    cos p."""
     minus = mp.exp(-(frequency**2) * (q1 + q2 - 2 * c) / 2)
     plus = mp.exp(-(frequency**2) * (q1 + q2 + 2 * c) / 2) * mp.cos(2 * phase)
     return scale**2 * (minus - plus) / 2, (scale * frequency) ** 2 * (minus + plus) / 2

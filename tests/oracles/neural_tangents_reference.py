@@ -1,6 +1,7 @@
 """Writes neural_tangents.npz: kernels of dense networks by neural-tangents 0.6.5, in float64.
 
-Run by hand in an environment of its own: Python 3.10 or 3.11, neural-tangents==0.6.5, jax==0.4.24. It needs TensorFlow only for its
+Run by hand in an environment of its own: Python 3.10 or 3.11, neural-tangents==0.6.5, jax==0.4.24. It needs
+TensorFlow only for its
 `experimental` part, which an empty module stands in for.
 """
 
@@ -26,9 +27,16 @@ def dense(**kwargs):
 def networks():
     # Its Gaussian is exp(-x^2) too; its LeakyRelu takes the slope as alpha; its Gelu is the exact one.
     activations = {
-        "Relu": stax.Relu(), "LeakyRelu": stax.LeakyRelu(0.2), "Abs": stax.Abs(), "Erf": stax.Erf(), "Gelu": stax.Gelu(),
-        "Sin": stax.Sin(), "Cos": stax.Cos(), "Gaussian": stax.Gaussian(), "Sign": stax.Sign(),
-    }  # fmt: skip
+        "Relu": stax.Relu(),
+        "LeakyRelu": stax.LeakyRelu(0.2),
+        "Abs": stax.Abs(),
+        "Erf": stax.Erf(),
+        "Gelu": stax.Gelu(),
+        "Sin": stax.Sin(),
+        "Cos": stax.Cos(),
+        "Gaussian": stax.Gaussian(),
+        "Sign": stax.Sign(),
+    }
     for name, phi in activations.items():
         yield name, stax.serial(dense(), phi, dense(), phi, dense())
     standard = lambda: dense(parameterization="standard", s=(1, 1))  # noqa: E731

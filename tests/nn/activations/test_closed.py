@@ -28,10 +28,19 @@ def oracle():
 
 def activations():
     return {
-        "Identity": nn.Identity(), "Relu": nn.Relu(), "LeakyRelu": nn.LeakyRelu(0.2), "Abs": nn.Abs(), "Sign": nn.Sign(),
-        "Erf": nn.Erf(), "Gelu": nn.Gelu(), "Gaussian": nn.Gaussian(), "GaussianRate": nn.Gaussian(0.3), "Sin": nn.Sin(),
-        "Cos": nn.Cos(), "SinPhase": nn.Sin(1.3, 0.7, 0.4),
-    }  # fmt: skip
+        "Identity": nn.Identity(),
+        "Relu": nn.Relu(),
+        "LeakyRelu": nn.LeakyRelu(0.2),
+        "Abs": nn.Abs(),
+        "Sign": nn.Sign(),
+        "Erf": nn.Erf(),
+        "Gelu": nn.Gelu(),
+        "Gaussian": nn.Gaussian(),
+        "GaussianRate": nn.Gaussian(0.3),
+        "Sin": nn.Sin(),
+        "Cos": nn.Cos(),
+        "SinPhase": nn.Sin(1.3, 0.7, 0.4),
+    }
 
 
 NAMES = list(activations())
@@ -52,14 +61,17 @@ def test_duals_to_1e_12_of_the_value_itself(oracle, name, which):
     bound = 1e-12 * np.abs(want) + floor(name, which, oracle["law"])
     worst = np.unravel_index(np.argmax(error - bound), error.shape)
     assert np.all(error <= bound), (
-        f"{(error > bound).sum()} of {error.size} entries; worst at xx, xy, yy, gap = {oracle['law'][(slice(None), *worst)]}: "
+        f"{(error > bound).sum()} of {error.size} entries; worst at xx, xy, yy, gap = "
+        f"{oracle['law'][(slice(None), *worst)]}: "
         f"got {got[worst]}, want {want[worst]}, off by {error[worst]}"
     )
 
 
 def floor(name, which, law):
-    """Where the true value is 0 and "relative to it" means nothing. Abs' = sign has the dual 1 - 2 theta / pi: for orthogonal
-    inputs, and only there, the bound is 4 eps of E[phi'^2] = 1. Relu's at antipodes may be as large as an angle of 1e-150."""
+    """Where the true value is 0 and "relative to it" means nothing. Abs' = sign has the dual 1 - 2 theta / pi: for
+    orthogonal
+    inputs, and only there, the bound is 4 eps of E[phi'^2] = 1. Relu's at antipodes may be as large as
+    an angle of 1e-150."""
     if (name, which) == ("Abs", "derivative"):
         return np.where(law[1] == 0, 4 * EPS, 0.0)
     return np.where(law[3] == 0, 1e-150, 0.0)
@@ -77,7 +89,8 @@ def test_diagonals_and_means_to_1e_12(oracle, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gap_is_what_is_left_to_the_cauchy_schwarz_bound(oracle, name):
-    # In float64 the plain difference has an error of a few eps sqrt(k11 k22): that much, absolutely, is what it can tell.
+    # In float64 the plain difference has an error of a few eps sqrt(k11 k22): that much, absolutely, is what it can
+    # tell.
     index = list(oracle["names"]).index(name)
     square = oracle["points"][index][:, 1]
     top = np.sqrt(np.outer(square, square))[..., None]
@@ -88,7 +101,8 @@ def test_the_gap_is_what_is_left_to_the_cauchy_schwarz_bound(oracle, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gap_of_nearly_parallel_inputs_keeps_its_digits(name):
-    # d value / d c = E[phi' phi'] is continuous for smooth phi, so for equal variances gap' -> E[phi'^2] gap as gap -> 0.
+    # d value / d c = E[phi' phi'] is continuous for smooth phi, so for equal variances gap' -> E[phi'^2] gap as gap
+    # -> 0.
     phi, q, gap = activations()[name], 1.7, 1e-13
     with jax.enable_x64(True):
         got = phi.dual(*map(jnp.asarray, (q, q - gap, q, gap))).gap
@@ -103,10 +117,20 @@ def test_the_gap_of_nearly_parallel_inputs_keeps_its_digits(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_duals_and_their_derivatives_are_finite_where_inputs_degenerate(name):
     phi = activations()[name]
-    degenerate = np.array([
-        (0, 0, 0, 0), (0, 0, 1, 0), (1, 0, 0, 0), (1, 1, 1, 0), (1, -1, 1, 0), (1, 0, 1, 1), (4, 2, 1, 0), (1e8, 1e8, 1e8, 0),
-        (1e8, -1e8, 1e8, 0), (1e-12, 0, 1e8, 1e-2),
-    ]).T  # fmt: skip
+    degenerate = np.array(
+        [
+            (0, 0, 0, 0),
+            (0, 0, 1, 0),
+            (1, 0, 0, 0),
+            (1, 1, 1, 0),
+            (1, -1, 1, 0),
+            (1, 0, 1, 1),
+            (4, 2, 1, 0),
+            (1e8, 1e8, 1e8, 0),
+            (1e8, -1e8, 1e8, 0),
+            (1e-12, 0, 1e8, 1e-2),
+        ]
+    ).T
 
     def everything(law):
         values = [*phi.dual(*law), *phi.diagonal(law[0]), phi.mean(law[0])]
@@ -140,7 +164,8 @@ def test_normalized_dual_is_that_of_the_shifted_function(oracle, name):
     mean, square = oracle["points"][index][:, 0], oracle["points"][index][:, 1]
     want = a * a * oracle["value"][index] + a * b * (mean[:, None] + mean)[..., None] + b * b
     after = a * a * square + 2 * a * b * mean + b * b
-    # Shifting subtracts numbers of the size of a^2 E[phi^2] + b^2: that, not the small result, is what a digit is worth.
+    # Shifting subtracts numbers of the size of a^2 E[phi^2] + b^2: that, not the small result, is what a digit is
+    # worth.
     size = a * a * np.sqrt(np.outer(square, square)) + b * b
     value, slope, gap = duals(phi, oracle["law"])
     top = np.sqrt(np.outer(after, after))[..., None]
