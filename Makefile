@@ -48,7 +48,7 @@ lock: ## write constraints.txt anew from .venv, after you have upgraded it
 	@$(RUN) tools/lock.py
 
 clean: ## remove what the other commands made, .venv included
-	rm -rf .venv build dist site demo-out .pytest_cache .ruff_cache
+	rm -rf .venv build dist site ntkit-demo .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The extras are installed one by one, each when it is first needed. A stamp is older than what it was made from

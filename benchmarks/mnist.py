@@ -50,8 +50,8 @@ def main() -> None:
             "# MNIST, 10 000 training images",
             "",
             f"Measured on {datetime.date.today()} by `python benchmarks/mnist.py`, {len(os.sched_getaffinity(0))} CPU "
-            f"cores. Data: {data.source}. ReLU network of depth 3, w_std = sqrt(2), b_std = 0.1, images of one norm; ridge "
-            "by leave-one-out accuracy on 2000 training images; all 10 000 test images.",
+            f"cores. Data: {data.source}. ReLU network of depth 3, w_std = sqrt(2), b_std = 0.1, images of one norm; "
+            "ridge by leave-one-out accuracy on 2000 training images; all 10 000 test images.",
             "",
             f"Both kernels of {len(x)} x {len(x)} and {len(x_test)} x {len(x)} images in one pass, float32: "
             f"{kernels_seconds:.0f} s.",

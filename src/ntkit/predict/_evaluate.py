@@ -9,6 +9,7 @@ import numpy as np
 
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram import gram
+from ntkit.gram.program import is_dynamic
 
 # Entries of a matrix that is computed in one piece. Beyond, `ntkit.gram` cuts it to a memory budget.
 _ONE_PIECE = 1 << 20
@@ -29,8 +30,9 @@ class _Static:
 
 
 def _split(kernel: Any):
-    # Python floats (w_std ...) are traced, so that a new value is not a new compilation; they stay weakly typed.
-    dynamic, static = eqx.partition(kernel, eqx.is_inexact_array_like)
+    # Python floats (w_std ...) are traced, so that a new value is not a new compilation; they stay weakly typed. A 0.0
+    # is not: a layer without a bias has another structure, and in the standard parameterization another kernel.
+    dynamic, static = eqx.partition(kernel, is_dynamic)
     return dynamic, _Static(static)
 
 
