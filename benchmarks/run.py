@@ -120,7 +120,7 @@ def measure(rows: list[Row], peer: Path) -> tuple[list[dict], dict]:
     return results, versions
 
 
-def first_calls(peer: Path, repeats: int = 5) -> dict:
+def first_calls(peer: Path, repeats: int = 3) -> dict:
     """Seconds of the first call in a fresh process, compile included, depth 10."""
     columns: dict[str, list[float]] = {"ntkit": [], "neural-tangents": []}
     for _ in range(repeats):

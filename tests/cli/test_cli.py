@@ -449,15 +449,11 @@ def test_ctrl_c_between_any_two_lines(run, monkeypatch):
 def test_ctrl_c_in_a_process_of_its_own():
     rng = np.random.default_rng(0)
     np.savez("large.npz", x=rng.normal(size=(9000, 500)), y=rng.normal(size=9000))
-    command = [sys.executable, "-m", "ntkit.cli", "kernel", "large.npz", "--out", "k.npy", "--depth", "2"]
     # A test run in the background of a shell would hand on that SIGINT is to be ignored.
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start = heed + "from ntkit.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start, "kernel", "large.npz", "--out", "k.npy", "--depth", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and (
         not Path("k.npy.journal").exists() or Path("k.npy.journal").read_text().count("\n") < 3
