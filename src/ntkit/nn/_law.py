@@ -121,7 +121,7 @@ def add_constant(law: Covariance, c: Scalar) -> Covariance:
         return law.replace(xx=xx, xy=xx, yy=xx)
     a1, a2 = safe_sqrt(law.xx), safe_sqrt(law.yy)
     difference = a1 - a2
-    total = jnp.sqrt(xx) * jnp.sqrt(yy) if _positive(c) else safe_sqrt(xx) * safe_sqrt(yy)
+    total = safe_sqrt(xx) * safe_sqrt(yy)
     narrowed = safe_divide(c * difference * difference, total + a1 * a2 + c)
     # |xy| + c - |xy + c|, as in `lost`.
     folded = jnp.where(law.xy < 0, jnp.where(law.xy + c < 0, 2 * c, -2 * law.xy), 0)
@@ -150,10 +150,6 @@ def _square_slope(dtype: Any, primals: tuple[Array], tangents: tuple[Array]) -> 
 def is_zero(leaf: Scalar) -> bool:
     """Whether a hyper-parameter is the Python number 0, known when the program is traced: then its term is left out."""
     return isinstance(leaf, (int, float)) and leaf == 0
-
-
-def _positive(leaf: Scalar) -> bool:
-    return isinstance(leaf, (int, float)) and leaf > 0
 
 
 def relative(law: Covariance) -> tuple[Array, Array]:

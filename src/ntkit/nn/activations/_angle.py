@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.polynomial import chebyshev
 
+from ntkit.nn._law import safe_sqrt
+
 Scalars = Float[Array, "..."]
 
 
@@ -30,13 +32,6 @@ _WEDGE = [c - a + 2 * b for c, a, b in zip(_COS[1:], _ASIN[1:], _ASIN[:-1], stri
 # By bytes of the dtype: as many terms as its rounding can tell (errors below 1e-8 and 1e-16).
 _ASIN_FIT = {size: _fit(_ASIN, degree) for size, degree in ((4, 8), (8, 20))}
 _WEDGE_FIT = {size: _fit(_WEDGE, degree) for size, degree in ((4, 7), (8, 20))}
-
-
-def safe_sqrt(x: Scalars) -> Scalars:
-    """sqrt(x) for x > 0, else 0, with derivative 0 wherever x <= 0."""
-    # Double where: at x == 0 the gradient of sqrt is infinite, and inf * 0 is NaN.
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 def angle(xx: Scalars, xy: Scalars, yy: Scalars, gap: Scalars) -> tuple[Scalars, Scalars]:

@@ -22,8 +22,8 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array
 from numpy.polynomial.legendre import leggauss
 
-from ntkit.nn._law import size
-from ntkit.nn.activations._angle import angle, safe_sqrt
+from ntkit.nn._law import safe_sqrt, size
+from ntkit.nn.activations._angle import angle
 from ntkit.nn.activations._base import Diagonal, Dual
 from ntkit.nn.activations._kinks import Kink
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ntkit.nn._law import size
-from ntkit.nn.activations._angle import acute, safe_sqrt
+from ntkit.nn._law import safe_sqrt, size
+from ntkit.nn.activations._angle import acute
 from ntkit.nn.activations._base import Dual
 from ntkit.nn.activations._quadrature import half_line_rule
 from ntkit.nn.activations._tables import Block, Fit, Sampler, Scale, Series

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, size
+from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Signal
-from ntkit.nn.activations._angle import acute, safe_sqrt
+from ntkit.nn.activations._angle import acute
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import InputError
-from ntkit.nn.activations._angle import safe_sqrt
+from ntkit.nn._law import safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._pieces import Pieces, average, find_pieces, pieces_diagonal, pieces_dual, pieces_error
