@@ -121,8 +121,10 @@ class OfNetwork(Kernel):
 
     def _examples(self, x: Inputs) -> Kernels:
         x, _ = _arrays(x, None)
-        law = _behind(self.net, Covariance.of_one(variances(x), x.shape[-1]), _over_examples)
-        return Kernels(law.xy, law.ntk)
+        # n numbers, which errors of each layer's variance reach multiplied: `float` is float64 wherever JAX has it.
+        exact = x.astype(float)
+        law = _behind(self.net, Covariance.of_one(variances(exact), x.shape[-1]), _over_examples)
+        return Kernels(law.xy.astype(x.dtype), law.ntk.astype(x.dtype))
 
 
 # So many activations run in one loop over all pairs. XLA for CPU fuses any number of them, but from some size on (20

@@ -12,6 +12,10 @@ Kind = Literal["plain", "diagonal", "mirrored"]
 PAIRS = 512 * 512
 # An accelerator wants larger pieces; not measured.
 PAIRS_ON_ACCELERATOR = 4096 * 4096
+# Tiles across a symmetric result: a tile on the diagonal is computed in full, half of it for nothing, so that one tile
+# costs twice the triangle, four times four 1.25 times it. Below SMALLEST rows a tile costs more to start than to run.
+ACROSS = 4
+SMALLEST = 128
 # Rows of a tile that has few columns, and the reverse.
 LONGEST = 8192
 
@@ -91,7 +95,7 @@ def plan_for(n: int, m: int, symmetric: bool, pairs: int) -> Plan:
     """The plan with tiles of about `pairs` pairs: square, or longer where the other axis is short."""
     edge = max(1, math.isqrt(pairs))
     if symmetric:
-        length = side(n, edge)
+        length = side(n, max(1, min(edge, max(n // ACROSS, SMALLEST))))
         return Plan(n, n, (length, length), True)
     height = side(n, edge if m >= edge else min(LONGEST, max(1, pairs // m)))
     return Plan(n, m, (height, side(m, min(max(edge, LONGEST), max(1, pairs // height)))), False)

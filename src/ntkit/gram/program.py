@@ -68,14 +68,15 @@ def is_dynamic(leaf: Any) -> bool:
     return eqx.is_array(leaf) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufV")
 
 
-def run_tile(kernel: Callable, x1: Array, x2: Array | None = None) -> Any:
-    """The values of one tile, on its own: `x2=None` is a tile on the diagonal. Pure JAX."""
-    return kernel(x1) if x2 is None else kernel(x1, x2)
+@partial(jax.jit, static_argnums=0)
+def _run(static: Static, dynamic: Any, *inputs: Array) -> Any:
+    """`kernel(x1, x2)`, or `kernel(x1)`: the values of one tile, on its own."""
+    return eqx.combine(dynamic, static.tree())(*inputs)
 
 
 @partial(jax.jit, static_argnums=0)
-def _run(static: Static, dynamic: Any, x1: Array, x2: Array | None = None) -> Any:
-    return run_tile(eqx.combine(dynamic, static.tree()), x1, x2)
+def _run_diagonal(static: Static, dynamic: Any, x: Array) -> Any:
+    return eqx.combine(dynamic, static.tree()).diagonal(x)
 
 
 # A program of its own. In one with the tile, XLA for CPU fuses the elementwise part into the transposition too, and
@@ -103,21 +104,28 @@ def precision(x64: bool) -> Iterator[None]:
 
 
 class Program:
-    """The tiles of one plan, traced at once and compiled when asked."""
+    """The tiles of one plan, traced at once and compiled when asked.
+
+    Its parts: `pairs` is `kernel(x1, x2)`, `diagonal` is `kernel.diagonal(x)`, n numbers that replace those of the
+    pairs; `square`, for a callable without that method, is `kernel(x)`; `image` transposes. Sharing `pairs` between
+    tiles on the diagonal and beside it halves what has to be compiled.
+    """
 
     def __init__(
         self, kernel: Callable, plan: Plan, examples: tuple[tuple[int, ...], ...], dtype: np.dtype, device: Any
     ):
         self.plan, self.dtype, self.device = plan, dtype, device
         self._shapes = [(length, *shape) for length, shape in zip(plan.tile, examples, strict=True)]
-        self.mode, traced = _trace_somehow(kernel, self._traced, plan.kinds, dtype)
-        self._traced_kinds = dict(zip(plan.kinds, traced, strict=True))
+        parts = _parts(kernel, plan)
+        self.mode, traced = _trace_somehow(kernel, self._traced, parts, dtype)
+        self._traced_parts = dict(zip(parts, traced, strict=True))
         self._compiled: dict[str, Any] = {}
-        kind = plan.kinds[0]
-        self.struct = self._traced_kinds[kind].out_info
+        self.struct = self._traced_parts[parts[0]].out_info
         _check_values(self.struct, plan.tile, dtype)
+        if "diagonal" in parts:
+            _check_diagonal(self._traced_parts["diagonal"].out_info, self.struct)
 
-    def _traced(self, kernel: Callable, kind: Kind, mode: Mode) -> Any:
+    def _traced(self, kernel: Callable, part: str, mode: Mode) -> Any:
         choose = (
             is_dynamic
             if mode.floats
@@ -126,26 +134,47 @@ class Program:
         self._dynamic, static = eqx.partition(kernel, choose)
         place = jax.sharding.SingleDeviceSharding(self.device)
         inputs = [jax.ShapeDtypeStruct(shape, self.dtype, sharding=place) for shape in self._shapes]
+        run = _run_diagonal if part == "diagonal" else _run
         with precision(mode.x64):
-            return _run.trace(Static(static), self._dynamic, *(inputs[:1] if kind == "diagonal" else inputs))
+            return run.trace(Static(static), self._dynamic, *(inputs if part == "pairs" else inputs[:1]))
 
     def compile(self) -> int:
-        """Compiles all kinds at once; returns the bytes that a running tile takes beside its inputs."""
+        """Compiles all parts at once; returns the bytes that a running tile takes beside its inputs."""
         with precision(self.mode.x64):
-            lowered = {kind: traced.lower() for kind, traced in self._traced_kinds.items()}
-            if "mirrored" in lowered:
-                lowered["image"] = mirror_image.lower(self._traced_kinds["mirrored"].out_info)
+            lowered = {part: traced.lower() for part, traced in self._traced_parts.items()}
+            if "mirrored" in self.plan.kinds:
+                lowered["image"] = mirror_image.lower(self.struct)
         with ThreadPoolExecutor(max_workers=len(lowered)) as pool:
             self._compiled = dict(zip(lowered, pool.map(_compile, lowered.values())))
-        sizes = {kind: _bytes_of(compiled) for kind, compiled in self._compiled.items()}
-        return max(sizes.get("diagonal", 0), sizes.get("plain", 0), sizes.get("mirrored", 0) + sizes.get("image", 0))
+        return sum(_bytes_of(compiled) for compiled in self._compiled.values())
 
     def __call__(self, kind: Kind, x1: Array, x2: Array) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
         """The leaves of the tile's values, and of their mirror image if it has one, on the host."""
-        values = self._compiled[kind](self._dynamic, *((x1,) if kind == "diagonal" else (x1, x2)))
-        image = self._compiled["image"](values) if kind == "mirrored" else None
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(values)]
-        return leaves, None if image is None else [np.asarray(leaf) for leaf in jax.tree.leaves(image)]
+        if kind == "diagonal":
+            return self._on_the_diagonal(x1), None
+        values = self._compiled["pairs"](self._dynamic, x1, x2)
+        return _on_host(values), _on_host(self._compiled["image"](values)) if kind == "mirrored" else None
+
+    def _on_the_diagonal(self, x: Array) -> list[np.ndarray]:
+        if "square" in self._compiled:
+            return _on_host(self._compiled["square"](self._dynamic, x))
+        values = [np.array(leaf) for leaf in _on_host(self._compiled["pairs"](self._dynamic, x, x))]
+        for leaf, diagonal in zip(values, _on_host(self._compiled["diagonal"](self._dynamic, x)), strict=True):
+            leaf[np.diag_indices(len(x))] = diagonal
+        return values
+
+
+def _parts(kernel: Callable, plan: Plan) -> tuple[str, ...]:
+    """What has to be compiled for a plan."""
+    if not plan.symmetric:
+        return ("pairs",)
+    if callable(getattr(kernel, "diagonal", None)):
+        return ("pairs", "diagonal")
+    return ("square",) if plan.kinds == ("diagonal",) else ("square", "pairs")
+
+
+def _on_host(values: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(values)]
 
 
 def _compile(lowered: Any) -> Any:
@@ -161,7 +190,7 @@ def _bytes_of(compiled: Any) -> int:
 
 
 def _trace_somehow(
-    kernel: Callable, trace: Callable, kinds: tuple[Kind, ...], dtype: np.dtype
+    kernel: Callable, trace: Callable, parts: tuple[str, ...], dtype: np.dtype
 ) -> tuple[Mode, list[Any]]:
     """The first way of tracing that the kernel bears.
 
@@ -174,7 +203,7 @@ def _trace_somehow(
     failure: Exception | None = None
     for mode in modes:
         try:
-            traced = [trace(kernel, kind, mode) for kind in kinds]
+            traced = [trace(kernel, part, mode) for part in parts]
         except NtkitError:
             raise
         except Exception as error:
@@ -198,6 +227,16 @@ def _check_values(struct: Any, tile: tuple[int, int], dtype: np.dtype) -> None:
                 f"`kernel` must return the dtype it is given, but for {dtype} it returns {leaf.dtype}. "
                 f'Compute in that dtype: `gram(..., dtype="{leaf.dtype}")`, or cast inside the kernel.'
             )
+
+
+def _check_diagonal(diagonal: Any, struct: Any) -> None:
+    wanted = jax.tree.map(lambda leaf: (leaf.shape[:1] + leaf.shape[2:], leaf.dtype), struct)
+    came = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), diagonal)
+    if wanted != came:
+        raise InputError(
+            f"`kernel.diagonal(x)` must hold the values of `kernel(x, x)` on the diagonal, {wanted} (shape, dtype), "
+            f"but returns {came}."
+        )
 
 
 class Blocks:

@@ -159,7 +159,8 @@ def _growth(sample: Sampler, which: str, top: float) -> Growth:
 
 
 class Block(NamedTuple):
-    """Some consecutive terms of one series: `left` and `right` map T_j(x) to features, (k, r, S)."""
+    """Some consecutive terms of both series, of slope and of mean slope: `left` and `right` map T_j(x) to features,
+    (k, 2, r, S)."""
 
     left: np.ndarray
     right: np.ndarray
@@ -175,8 +176,7 @@ class Series(NamedTuple):
     growths: tuple[Growth, Growth]
     norms: np.ndarray  # (3, S)
     features: np.ndarray  # (r, S): a(s)
-    slope: tuple[Block, ...]
-    mean_slope: tuple[Block, ...]
+    blocks: tuple[Block, ...]
     terms: int  # of the angle's series
     ranks: int  # features per side, of both series
     degree: int  # of the features
@@ -191,11 +191,11 @@ def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
     norms = tables.norms @ back.T
     everything = [norms, features, *(f for terms in series for pair in terms for f in pair)]
     degree = max(_needed(f, tolerance / 10) for f in everything)
-    blocks = [_blocks([(a[:, :degree], b[:, :degree]) for a, b in terms], dtype) for terms in series]
+    blocks = _blocks([[(a[:, :degree], b[:, :degree]) for a, b in terms] for terms in series], dtype)
     ranks = sum(len(a) for terms in series for a, _ in terms)
     return Series(
         tables.scale, tables.turn, tables.parity, tables.jump, tables.growths, norms[:, :degree].astype(dtype),
-        features[:, :degree].astype(dtype), blocks[0], blocks[1], max(map(len, series)), ranks, degree,
+        features[:, :degree].astype(dtype), blocks, max(map(len, series)), ranks, degree,
     )  # fmt: skip
 
 
@@ -225,17 +225,20 @@ def _needed(rows: np.ndarray, tolerance: float) -> int:
     return max(2, int((tails > tolerance).sum()))
 
 
-def _blocks(terms: list[tuple[np.ndarray, np.ndarray]], dtype: type) -> tuple[Block, ...]:
-    """Terms of similar rank share one batched product: their features are padded to the same number."""
-    edges = sorted({0, *(e for e in (4, 10, 18, 30, 48) if e < len(terms)), len(terms)})
+def _blocks(both: list[list[tuple[np.ndarray, np.ndarray]]], dtype: type) -> tuple[Block, ...]:
+    """Terms of similar rank run in one loop: the features of both series are padded to the same number."""
+    count, degree = max(map(len, both)), both[0][0][0].shape[1]
+    nothing = np.zeros((0, degree))
+    terms = [[series[k] if k < len(series) else (nothing, nothing) for series in both] for k in range(count)]
     blocks = []
-    for low, high in itertools.pairwise(edges):
-        rank = max(len(a) for a, _ in terms[low:high])
-        padded = [
-            np.array([np.pad(pair[side], ((0, rank - len(pair[side])), (0, 0))) for pair in terms[low:high]])
-            for side in (0, 1)
-        ]
-        blocks.append(Block(padded[0].astype(dtype), padded[1].astype(dtype)))
+    for low, high in itertools.pairwise(sorted({0, *(e for e in (12, 28, 52) if e < count), count})):
+        rank = max(len(a) for term in terms[low:high] for a, _ in term)
+        sides = np.zeros((2, high - low, 2, rank, degree), dtype)
+        for k, term in enumerate(terms[low:high]):
+            for which, pair in enumerate(term):
+                for side in (0, 1):
+                    sides[side, k, which, : len(pair[side])] = pair[side]
+        blocks.append(Block(*sides))
     return tuple(blocks)
 
 
@@ -246,16 +249,14 @@ def evaluate(series: Series, s: np.ndarray, thetas: np.ndarray) -> tuple[np.ndar
     sign = np.where(thetas > np.pi / 2, series.parity or 1, 1)[:, None, None]
     angle = chebyshev.chebvander(series.turn(folded), series.terms - 1)
 
-    def total(blocks: tuple[Block, ...]) -> np.ndarray:
-        sums = np.concatenate([np.einsum("krs,krt->kst", b.left @ basis, b.right @ basis) for b in blocks])
-        return np.tensordot(angle[:, : len(sums)], sums, 1)
-
+    sums = np.concatenate([np.einsum("kwrs,kwrt->kwst", b.left @ basis, b.right @ basis) for b in series.blocks])
+    slope, mean_slope = np.moveaxis(np.tensordot(angle, sums, 1), 1, 0)
     a = series.features @ basis
     base = 1 - np.sum((a[:, :, None] - a[:, None, :]) ** 2, 0) / 2
     way = np.sin(folded / 2) if series.jump else 2 * np.sin(folded / 2) ** 2
-    value = base - way[:, None, None] * total(series.mean_slope)
+    value = base - way[:, None, None] * mean_slope
     slope_sign = np.where((thetas > np.pi / 2)[:, None, None] & (series.parity != 0), -series.parity, 1)
-    return sign * value, slope_sign * total(series.slope)
+    return sign * value, slope_sign * slope
 
 
 def measure(sample: Sampler, series: Series, places: tuple[float, ...] = ()) -> float:

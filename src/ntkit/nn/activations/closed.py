@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, safe_sqrt, size
+from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Signal
 from ntkit.nn.activations._angle import acute
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
@@ -224,6 +224,11 @@ class Sinusoid(Nonlinearity):
     evaluated as exponentials of half squared distances, so that large variances neither overflow nor cancel.
     """
 
+    # The gap follows from E[phi(u)^2] E[phi(v)^2] - E[phi(u) phi(v)]^2, which is e^{-(Q1 + Q2)} times
+    #     (cos(p)^4 + sin(p)^4) sinh(H) sinh(h) - cos(2p) sinh((Q1 - Q2) / 2)^2 + 2 cos(p)^2 sin(p)^2 cosh(H) sinh(h)
+    # with h, H = (Q1 + Q2) / 2 -+ |C|, of which h vanishes for parallel inputs; in the last term H and h change places
+    # where C < 0.
+
     scale: eqx.AbstractVar[Scalar]
     frequency: eqx.AbstractVar[Scalar]
 
@@ -243,8 +248,23 @@ class Sinusoid(Nonlinearity):
         cosine, sine = self._cosine_sine()
         a, b = self.scale * self.scale * cosine * cosine, self.scale * self.scale * sine * sine
         value, derivative = a * odd + b * even, f * (a * even + b * odd)
-        ends = self.diagonal(xx), self.diagonal(yy)
-        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+        top = safe_sqrt(self.variance(xx)) * safe_sqrt(self.variance(yy))
+        lost = self._determinant(f * xx, f * yy, nearer, f * size(xy), xy < 0)
+        lost = safe_divide(lost, top + size(value))
+        # The determinant itself cancels where one variance is far below the other; there nothing is nearly parallel.
+        comparable = (xx < 16 * yy) & (yy < 16 * xx) & (2 * size(value) > top)
+        return Dual(value, derivative, not_negative(jnp.where(comparable, lost, top - size(value))))
+
+    def _determinant(self, q1: Array, q2: Array, nearer: Array, c: Array, opposite: Array) -> Array:
+        """E[phi(u)^2] E[phi(v)^2] - E[phi(u) phi(v)]^2, see above."""
+        near, far = -jnp.expm1(-2 * nearer), -jnp.expm1(-2 * nearer - 4 * c)
+        roots = safe_sqrt(q1), safe_sqrt(q2)
+        unequal = jnp.exp(-jnp.minimum(q1, q2)) * jnp.expm1(-size((roots[0] - roots[1]) * (roots[0] + roots[1])))
+        cosine, sine = self._cosine_sine()
+        a, b = cosine * cosine, sine * sine
+        mixed = jnp.where(opposite, far * (2 - near), near * (2 - far))
+        total = (a * a + b * b) * near * far + (b * b - a * a) * unequal * unequal + 2 * a * b * mixed
+        return self.scale * self.scale * self.scale * self.scale / 4 * total
 
     def diagonal(self, q: Array) -> Diagonal:
         f = self.frequency * self.frequency
