@@ -224,11 +224,6 @@ class Sinusoid(Nonlinearity):
     evaluated as exponentials of half squared distances, so that large variances neither overflow nor cancel.
     """
 
-    # The gap follows from E[phi(u)^2] E[phi(v)^2] - E[phi(u) phi(v)]^2, which is e^{-(Q1 + Q2)} times
-    #     (cos(p)^4 + sin(p)^4) sinh(H) sinh(h) - cos(2p) sinh((Q1 - Q2) / 2)^2 + 2 cos(p)^2 sin(p)^2 cosh(H) sinh(h)
-    # with h, H = (Q1 + Q2) / 2 -+ |C|, of which h vanishes for parallel inputs; in the last term H and h change places
-    # where C < 0.
-
     scale: eqx.AbstractVar[Scalar]
     frequency: eqx.AbstractVar[Scalar]
 
@@ -249,21 +244,32 @@ class Sinusoid(Nonlinearity):
         a, b = self.scale * self.scale * cosine * cosine, self.scale * self.scale * sine * sine
         value, derivative = a * odd + b * even, f * (a * even + b * odd)
         top = safe_sqrt(self.variance(xx)) * safe_sqrt(self.variance(yy))
-        lost = self._determinant(f * xx, f * yy, nearer, f * size(xy), xy < 0)
-        lost = safe_divide(lost, top + size(value))
-        # The determinant itself cancels where one variance is far below the other; there nothing is nearly parallel.
-        comparable = (xx < 16 * yy) & (yy < 16 * xx) & (2 * size(value) > top)
+        # Parallel inputs of very different variance: nothing is gained there, and the determinant cancels itself.
+        comparable = (f * (xx + yy) < 2) | ((xx < 16 * yy) & (yy < 16 * xx) & (2 * size(value) > top))
+        lost = safe_divide(self._determinant(f * xx, f * yy, f * size(xy), f * gap, xy < 0), top + size(value))
         return Dual(value, derivative, not_negative(jnp.where(comparable, lost, top - size(value))))
 
-    def _determinant(self, q1: Array, q2: Array, nearer: Array, c: Array, opposite: Array) -> Array:
-        """E[phi(u)^2] E[phi(v)^2] - E[phi(u) phi(v)]^2, see above."""
-        near, far = -jnp.expm1(-2 * nearer), -jnp.expm1(-2 * nearer - 4 * c)
-        roots = safe_sqrt(q1), safe_sqrt(q2)
-        unequal = jnp.exp(-jnp.minimum(q1, q2)) * jnp.expm1(-size((roots[0] - roots[1]) * (roots[0] + roots[1])))
+    def _determinant(self, q1: Array, q2: Array, c: Array, gap: Array, opposite: Array) -> Array:
+        """E[phi(u)^2] E[phi(v)^2] - E[phi(u) phi(v)]^2, which the gap behind follows from.
+
+        With a = cos(p)^2, b = sin(p)^2 it is e^{-(Q1 + Q2)} times
+
+            a^2 (sinh(H) sinh(h) - sinh(D)^2) + b^2 (sinh(H) sinh(h) + sinh(D)^2) + 2 a b cosh(H) sinh(h)
+
+        with D = (Q1 - Q2) / 2 and h, H = (Q1 + Q2) / 2 -+ |C|, of which h vanishes for equal inputs; in the last term
+        they change places where C < 0.
+        """
+        a, b = safe_sqrt(q1), safe_sqrt(q2)
+        apart = (a - b) * (a - b)
+        near, far = -jnp.expm1(-apart - 2 * gap), -jnp.expm1(-q1 - q2 - 2 * c)
+        unequal = jnp.exp(-jnp.minimum(q1, q2)) * jnp.expm1(-size((a - b) * (a + b)))
+        # Of two sinusoids of one phase, what the angle costs, without cancellation, and what the lengths cost.
+        turned = jnp.exp(-apart) * jnp.expm1(-2 * gap) * jnp.expm1(-2 * (a * b + c))
+        odd = turned + _parallel_sines(q1, q2, unequal)
         cosine, sine = self._cosine_sine()
         a, b = cosine * cosine, sine * sine
         mixed = jnp.where(opposite, far * (2 - near), near * (2 - far))
-        total = (a * a + b * b) * near * far + (b * b - a * a) * unequal * unequal + 2 * a * b * mixed
+        total = a * a * odd + b * b * (near * far + unequal * unequal) + 2 * a * b * mixed
         return self.scale * self.scale * self.scale * self.scale / 4 * total
 
     def diagonal(self, q: Array) -> Diagonal:
@@ -275,6 +281,23 @@ class Sinusoid(Nonlinearity):
 
     def mean(self, q: Array) -> Array:
         return self.scale * self._cosine_sine()[1] * jnp.exp(-self.frequency * self.frequency * q / 2)
+
+
+def _parallel_sines(q1: Array, q2: Array, unequal: Array) -> Array:
+    """2 e^{-p} (cosh(p) - cosh(m) - cosh(w) + 1), p = Q1 + Q2, m^2 = 4 Q1 Q2, w = Q1 - Q2: 0 up to the fourth order.
+
+    As p^2 = m^2 + w^2, it is a power series of positive terms, which is summed where p is small.
+    """
+    p = q1 + q2
+    m, w = jnp.where(p < 2, 4 * q1 * q2, 0), jnp.where(p < 2, (q1 - q2) * (q1 - q2), 0)
+    total, left, powers_m, powers_w, factor = jnp.zeros_like(p), jnp.zeros_like(p), m, w, 0.5
+    for k in range(2, 11):  # left = (m + w)^k - m^k - w^k
+        left = left * (m + w) + powers_m * w + powers_w * m
+        powers_m, powers_w, factor = powers_m * m, powers_w * w, factor / ((2 * k - 1) * 2 * k)
+        total = total + factor * left
+    a, b = safe_sqrt(q1), safe_sqrt(q2)
+    direct = jnp.expm1(-(a - b) * (a - b)) * jnp.expm1(-(a + b) * (a + b)) - unequal * unequal
+    return jnp.where(p < 2, 2 * jnp.exp(-p) * total, direct)
 
 
 def _sign(x: Array) -> Array:
