@@ -57,6 +57,8 @@ class Model:
     columns: tuple[str, ...] = ()
     target: str = ""
     source: str = ""
+    # By what network and ridge were chosen, a name of `Criterion`; empty where both were given, and in older files.
+    criterion: str = ""
     # Regression.
     offset: Float[np.ndarray, " r"] = dataclasses.field(default_factory=lambda: np.zeros(1))
     spread: Float[np.ndarray, " r"] = dataclasses.field(default_factory=lambda: np.ones(1))
@@ -181,6 +183,7 @@ def fit_model(
     *,
     memory: str | None = None,
     target: str = "",
+    criterion: str = "",
 ) -> Model:
     """Fits `NTKRegressor` or `NTKClassifier` to the training examples of a data set."""
     from ntkit.sklearn import NTKClassifier, NTKRegressor
@@ -195,6 +198,7 @@ def fit_model(
         "columns": dataset.columns,
         "target": target,
         "source": dataset.source,
+        "criterion": criterion,
     }
     if dataset.kind == "classification":
         classifier = NTKClassifier(kernel=kernel, alpha=alpha, memory=memory).fit(x, dataset.y)
