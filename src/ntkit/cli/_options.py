@@ -84,7 +84,14 @@ Beta = Annotated[
 ]
 FixedLayers = Annotated[int, typer.Option(min=0, help="The first layers that are not trained.", rich_help_panel=_NET)]
 CriterionOption = Annotated[
-    Criterion, typer.Option("--criterion", help="By what depth, activation and ridge are chosen.", rich_help_panel=_NET)
+    Criterion,
+    typer.Option(
+        "--criterion",
+        metavar="<name>",
+        help="By what depth, activation and ridge are chosen: leave-one-out-error, leave-one-out (log density), "
+        "leave-one-out-accuracy (of classes), k-fold (error of 5 folds), or likelihood (marginal).",
+        rich_help_panel=_NET,
+    ),
 ]
 Memory = Annotated[str, typer.Option(help='Budget beyond the result, such as "512MiB" or "2GB".', rich_help_panel=_RUN)]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision.", rich_help_panel=_RUN)]

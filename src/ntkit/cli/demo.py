@@ -42,9 +42,9 @@ def demo(
     least sure of.
     """
     clock = Clock()
-    _check_folder(out_path)
     notes: list[str] = []
     dataset = prepare(data, n or (400 if quick else TRAIN), target=target, header=header, seed=seed, note=notes.append)
+    _check_folder(out_path)
     if not json:
         out.print(f"Data: {dataset} ({dataset.source})", markup=False)
         for line in notes:
@@ -187,12 +187,12 @@ def _draw_doubt(found: Study) -> Any:
         figure, ax = plots.figure(7.0, 5.0)
         names = [f"example {i}" for i in rows]
         plots.probabilities(ax, found.values[rows], found.classes, truth, names)
-        ax.set_title("The test examples it is least sure of")
+        ax.set_title("The test examples that the ensemble is least sure of")
         return figure
     figure, ax = plots.figure(7.2, 6.3)
     captions = [_caption(p, found.classes, true) for p, true in zip(found.values[rows], truth, strict=True)]
     plots.examples(ax, data.x_test[rows].reshape(len(rows), *data.shape), captions, wrong=(guess != truth).tolist())
-    ax.set_title(f"The {len(rows)} of {len(found.values)} test examples it is least sure of (orange: wrong)")
+    ax.set_title(f"The {len(rows)} of {len(found.values)} test examples the ensemble is least sure of (orange: wrong)")
     return figure
 
 

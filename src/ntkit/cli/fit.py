@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ntkit import data as sets
+from ntkit._check import format_bytes
 from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
 from ntkit.cli._choose import ACTIVATIONS, DEPTHS, MOST, RIDGES, Choice, Criterion, candidates, choose
@@ -58,6 +59,8 @@ def fit(
     options = candidates(base, depths, ACTIVATIONS if activation is None else (activation,))
     scaling = Scaling.of(dataset.x, scale.value)
     labels = one_hot(dataset.y).y if dataset.kind == "classification" else _normal(dataset.y)
+    if len(dataset.x) < 2:
+        raise InputError(f"{dataset.source} has one example; a model is fitted to two or more.")
     criterion.check(dataset.kind, min(len(dataset.x), MOST))
     if not json:
         err.print(str(dataset), markup=False)
@@ -83,7 +86,7 @@ def fit(
         out.print(f"leave-one-out accuracy {choice.best.loo_accuracy:.4f}")
     else:
         out.print(f"leave-one-out error {choice.best.loo_error**0.5:.4f} of the target's standard deviation")
-    out.print(f"{out_path}: {out_path.stat().st_size / 1e6:.1f} MB, {clock.seconds:.1f} s", markup=False)
+    out.print(f"{out_path}: {format_bytes(out_path.stat().st_size)}, {clock.seconds:.1f} s", markup=False)
 
 
 def _score(choice: Choice, kind: str) -> dict[str, float | None]:
