@@ -6,16 +6,18 @@ SHELL := /bin/sh
 
 PYTHON ?=
 ARGS ?=
+# V=1 shows all that pip says; else only its warnings and errors.
+V ?=
 # Workers of the tests; 0 runs them in one process.
 WORKERS ?= 2
 
 RUN := .venv/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check install $(if $(CI),-q) -c constraints.txt
+PIP := $(RUN) -m pip --disable-pip-version-check install $(if $(V),,-q) -c constraints.txt
 
 help: ## list the commands
 	@echo "ntkit: make COMMAND"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
-	@echo "PYTHON=path chooses the interpreter; ARGS='...' is passed on to demo, test and bench."
+	@echo "PYTHON=path chooses the interpreter; ARGS='...' is passed on to demo, test and bench; V=1 shows what pip does."
 
 demo: .venv/.stamp-core ## kernels, model choice and predictions on handwritten digits
 	@.venv/bin/ntkit demo $(ARGS)

@@ -1,15 +1,19 @@
-"""What the documentation needs beyond its theme: formulas as MathML, each room's door, and the measured tables.
+"""What the documentation needs beyond its theme: formulas as MathML, doors, help of commands, and measured tables.
 
 Formulas are turned into MathML when the site is built. Browsers draw that themselves: no script and no outside host are
 needed, neither to build nor to read; and a formula that cannot be read stops a strict build.
 """
 
 import ast
+import contextlib
 import html
+import io
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from latex2mathml.converter import convert
 
@@ -17,6 +21,10 @@ log = logging.getLogger("mkdocs.hooks.math")
 
 # A line of a reference page: every public name of a module, in the order in which its __init__.py has them.
 DOOR = re.compile(r"^DOOR (\S+)$", re.MULTILINE)
+
+# Another: what `ntkit COMMAND --help` prints.
+HELP = re.compile(r"^HELP (\S+)$", re.MULTILINE)
+WIDTH = 100
 
 # What pymdownx.arithmatex leaves in a page: \(...\) within a line, \[...\] on lines of its own.
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
@@ -43,8 +51,21 @@ def public_names(module: str) -> list[str]:
     return [alias.name for alias in imports if alias.asname == alias.name]
 
 
+def help_of(command: str) -> str:
+    """The command's own help, as a block of text. **Raises:** `ValueError` if there is no such command."""
+    from ntkit.cli import main
+
+    plain = mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1"})
+    with plain, contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
+        if main([command, "--help"]) != 0:
+            raise ValueError(f"`ntkit {command} --help` fails: there is no such command.")
+    text = "\n".join(line.rstrip() for line in printed.getvalue().strip("\n").splitlines())
+    return f"```text\n{text}\n```"
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The page with each `DOOR module` replaced by the documentation of the module's public names."""
+    """The page with its `DOOR module` lines replaced by the module's public names, and `HELP command` by its help."""
+    markdown = HELP.sub(lambda match: help_of(match[1]), markdown)
     return DOOR.sub(lambda match: "\n".join(f"::: {match[1]}.{name}" for name in public_names(match[1])), markdown)
 
 

@@ -1,6 +1,7 @@
 """Every command, its help, its JSON, and every wrong input: one line of error, the right exit code, no traceback."""
 
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -66,6 +67,22 @@ def test_help_of_each(run, command):
     assert f"ntkit {command}" in out
     assert "--json" in out
     assert command in run("--help")[1]
+
+
+def test_the_reference_has_the_help_of_every_command(monkeypatch):
+    pytest.importorskip("latex2mathml")
+    root = Path(__file__).resolve().parents[2]
+    spec = importlib.util.spec_from_file_location("docs_hooks", root / "tools" / "docs_hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = hooks.on_page_markdown((root / "docs" / "reference" / "cli.md").read_text())
+    for command in COMMANDS:
+        assert f"Usage: ntkit {command}" in page
+    assert "--criterion" in page
+    assert "HELP " not in page
+    assert "\x1b" not in page
+    with pytest.raises(ValueError, match="nonsense"):
+        hooks.on_page_markdown("HELP nonsense")
 
 
 def test_info(run):
@@ -378,6 +395,63 @@ def test_wrong_options_are_usage(run, argv, word):
     code, _, err = run(*argv)
     assert code == 2
     assert word in err
+
+
+def large(scale):
+    """Examples whose squares are beyond float64."""
+    rng = np.random.default_rng(0)
+    np.savez("large.npz", x=scale * rng.normal(size=(6, 2)), y=rng.normal(size=6))
+    return "large.npz"
+
+
+@pytest.mark.parametrize("out", ["k.npy", "k.zarr"])
+@pytest.mark.parametrize("kind", ["ntk", "both"])
+def test_a_kernel_that_is_not_finite_is_not_kept(run, out, kind):
+    code, printed, err = run("kernel", large(1e200), "--out", out, "--kind", kind, "--depth", 1)
+    assert code == 1
+    assert "not finite" in err
+    assert printed == ""
+    assert os.listdir() == ["large.npz"]
+
+
+def test_inputs_too_large_to_be_fitted_or_predicted(run, recwarn):
+    code, _, err = run("fit", large(1e200), *QUICK)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "Feature" in err
+    assert not recwarn.list
+    run("fit", large(1.0), *QUICK)
+    code, _, err = run("predict", "model.ntk", large(1e200))
+    assert code == 1
+    assert "example 0" in err
+    assert not Path("predictions.csv").exists()
+
+
+def test_one_example_is_no_fit(run):
+    table("one.csv", 1)
+    code, _, err = run("fit", "one.csv", *QUICK)
+    assert code == 2
+    assert "two or more" in err
+
+
+def test_arguments_of_functions_are_named_as_options(run):
+    table("a.csv", 9)
+    for argv in (("kernel", "a.csv", "--out", "k.npy"), ("fit", "a.csv", *QUICK)):
+        assert "`--memory=" in run(*argv, "--memory", "1B")[2]
+    assert "`--target`" in run("kernel", "a.csv", "--out", "k.npy", "--target", 9)[2]
+
+
+def test_a_refused_demo_leaves_no_folder(run):
+    np.savez(
+        "two.npz", x=np.random.default_rng(0).normal(size=(30, 2)), y=np.random.default_rng(1).normal(size=(30, 2))
+    )
+    assert run("demo", "--data", "two.npz")[0] == 2
+    assert not Path("ntkit-demo").exists()
+
+
+def test_text_is_not_called_a_pickle(run):
+    Path("text.npz").write_text("hello")
+    assert "pickled" not in run("kernel", "text.npz", "--out", "k.npy")[2]
 
 
 def test_an_output_folder_that_is_a_file(run):

@@ -9,6 +9,7 @@ import pytest
 
 import ntkit
 from ntkit import nn
+from ntkit.errors import InputError
 
 X = np.random.default_rng(3).standard_normal((4, 5))
 
@@ -91,3 +92,25 @@ def test_leaves_are_the_standard_deviations():
     net = nn.Sequential(nn.Dense(4, 1.5, 0.2), nn.Relu(), nn.Dense(1, 0.7))
     assert jax.tree.leaves(net)[:2] == [1.5, 0.2]
     assert {0.7, 0.0} <= set(jax.tree.leaves(net))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("value", ["1", None, -0.5, np.nan, np.inf, True, 1j, np.float32(-1), np.array(-1.0), [1.0]])
+@pytest.mark.parametrize("name", ["w_std", "b_std"])
+def test_a_deviation_is_a_finite_number_that_is_not_negative(name, value):
+    with pytest.raises(InputError, match=f"`{name}` of `Dense` must be a finite number >= 0"):
+        nn.Dense(4, **{name: value})
+    with pytest.raises(InputError, match=f"`{name}`"):
+        nn.Dense(4, **{name: jnp.asarray(-1.0)})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("width", [0, -1, 4.0, "4", None, True, np.float64(4)])
+def test_a_width_is_a_positive_whole_number(width):
+    with pytest.raises(InputError, match="`width` of `Dense` must be a positive whole number"):
+        nn.Dense(width)
+
+
+def test_traced_deviations_and_arrays_are_taken():
+    grad = jax.grad(lambda w: ntkit.NTK(nn.Dense(1, w, jnp.asarray(0.1)))(jnp.asarray(X)).sum())(1.3)
+    assert np.isfinite(grad)

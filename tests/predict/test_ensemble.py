@@ -88,6 +88,21 @@ def test_a_network_gives_both_its_kernels():
     np.testing.assert_allclose(got.mean, mean, rtol=1e-8)
 
 
+def test_matrices_at_hand_are_used():
+    x, y, x_test = regression(n=9)
+    with jax.enable_x64(True):
+        pair = tuple(np.asarray(k) for k in SmoothPair()(jnp.asarray(x), jnp.asarray(x)))
+    want, got = ensemble(SmoothPair(), x, y)(x_test, 3.0), ensemble(SmoothPair(), x, y, matrices=pair)(x_test, 3.0)
+    np.testing.assert_allclose(got.mean, want.mean, rtol=1e-10)
+    np.testing.assert_allclose(got.covariance, want.covariance, rtol=1e-8, atol=1e-12)
+    # They are what is used: another NTK is another ensemble.
+    other = ensemble(SmoothPair(), x, y, matrices=(pair[0], pair[1] + np.eye(9)))
+    assert not np.allclose(other(x_test, 3.0).mean, want.mean)
+    for wrong, words in ((pair[0], "must be the pair"), ((pair[0], pair[1][:-1]), "must have shape")):
+        with pytest.raises(InputError, match=words):
+            ensemble(SmoothPair(), x, y, matrices=wrong)
+
+
 def test_samples_have_its_mean_and_covariance():
     x, y, x_test = regression(m=4)
     ens = ensemble(SmoothPair(), x, y)

@@ -74,6 +74,26 @@ def test_noise_may_be_relative_to_the_diagonal_and_the_edge_of_the_grid_is_annou
     assert "widen" in str(wrong)
 
 
+def test_matrices_at_hand_are_used_and_not_computed():
+    x, y, _ = regression()
+
+    class Never(RBF):
+        def __call__(self, x1, x2=None):
+            raise AssertionError("computed")
+
+    with jax.enable_x64(True):
+        found = {name: np.asarray(kernel(x)) for name, kernel in KERNELS.items()}
+    never = {name: Never(1.0) for name in KERNELS}
+    want = tune(KERNELS, x, y, noise=GRID)
+    for kernels, matrices in ((never, found), (never, list(found.values()))):
+        got = tune(kernels, x, y, noise=GRID, matrices=matrices)
+        assert [(c.name, c.noise) for c in got.candidates] == [(c.name, c.noise) for c in want.candidates]
+        for one, two in zip(got.candidates, want.candidates, strict=True):
+            np.testing.assert_allclose(one.log_marginal_likelihood, two.log_marginal_likelihood, rtol=1e-9)
+            np.testing.assert_allclose(one.loo_error, two.loo_error, rtol=1e-9)
+    assert tune(list(never.values()), x, y, noise=GRID, matrices=list(found.values())).noise == want.noise
+
+
 def test_bad_input_is_refused_by_name():
     x, y, _ = regression()
     for arguments, words in (
@@ -86,6 +106,9 @@ def test_bad_input_is_refused_by_name():
         ({"criterion": KFold(1)}, "`folds`"),
         ({"criterion": "leave-one-out-accuracy"}, "one column for each class"),
         ({"y": y[:-1]}, "`y`"),
+        ({"matrices": [np.eye(30)]}, "`matrices` must hold one matrix for each of the 3"),
+        ({"matrices": {"short": np.eye(30)}}, "`matrices` must hold"),
+        ({"matrices": [np.eye(29)] * 3}, r"must have shape \(30, 30\)"),
     ):
         with pytest.raises(InputError, match=words):
             tune(**({"kernels": KERNELS, "x": x, "y": y} | arguments))

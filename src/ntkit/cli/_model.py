@@ -20,7 +20,7 @@ from ntkit.cli._architecture import Architecture
 from ntkit.cli._console import atomically
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
-from ntkit.errors import InputError
+from ntkit.errors import ComputationError, InputError
 
 FORMAT = "ntkit-model"
 # Raised when a file changes its meaning; a reader refuses what is above its own.
@@ -57,6 +57,8 @@ class Model:
     columns: tuple[str, ...] = ()
     target: str = ""
     source: str = ""
+    # By what network and ridge were chosen, a name of `Criterion`; empty where both were given, and in older files.
+    criterion: str = ""
     # Regression.
     offset: Float[np.ndarray, " r"] = dataclasses.field(default_factory=lambda: np.zeros(1))
     spread: Float[np.ndarray, " r"] = dataclasses.field(default_factory=lambda: np.ones(1))
@@ -82,7 +84,7 @@ class Model:
         x = self.scaling(x)
         pieces = []
         for start in range(0, len(x), BLOCK):
-            pieces.append(self._block(x[start : start + BLOCK], memory))
+            pieces.append(self._block(x[start : start + BLOCK], start, memory))
             progress(min(start + BLOCK, len(x)))
         scores, variance = (np.concatenate(part) for part in zip(*pieces, strict=True))
         if self.task == "classification":
@@ -92,10 +94,16 @@ class Model:
         std = np.sqrt(np.multiply.outer(self.amplitude * (variance + self.alpha), self.spread**2))
         return Predictions(mean[:, 0], std[:, 0]) if self.flat else Predictions(mean, std)
 
-    def _block(self, x: np.ndarray, memory: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (b, o), and for regression the variances (b,) of f at amplitude 1."""
+    def _block(self, x: np.ndarray, start: int, memory: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (b, o), and for regression the variances (b,) of f at amplitude 1; `start` numbers the examples."""
         kernel = self.architecture.as_kernel()
         cross = ntkit.gram(kernel, x, self.inputs, memory=memory, progress=False, dtype="float64")
+        finite = np.isfinite(cross).all(axis=1)
+        if not finite.all():
+            raise ComputationError(
+                f"The kernel of example {start + int(np.argmin(finite))} (from 0) and the training examples is not "
+                "finite: its features are too large."
+            )
         scores = cross @ self.weights
         if self.task == "classification":
             return scores, np.zeros(len(x))
@@ -181,6 +189,7 @@ def fit_model(
     *,
     memory: str | None = None,
     target: str = "",
+    criterion: str = "",
 ) -> Model:
     """Fits `NTKRegressor` or `NTKClassifier` to the training examples of a data set."""
     from ntkit.sklearn import NTKClassifier, NTKRegressor
@@ -195,6 +204,7 @@ def fit_model(
         "columns": dataset.columns,
         "target": target,
         "source": dataset.source,
+        "criterion": criterion,
     }
     if dataset.kind == "classification":
         classifier = NTKClassifier(kernel=kernel, alpha=alpha, memory=memory).fit(x, dataset.y)

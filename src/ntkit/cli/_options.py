@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ntkit.cli._choose import Criterion
+
 _NET = "Network"
 _DATA = "Data"
 _RUN = "Run"
@@ -81,6 +83,16 @@ Beta = Annotated[
     typer.Option(min=0, max=1, help="Instead of both: w_std = sqrt(1 - beta^2), b_std = beta.", rich_help_panel=_NET),
 ]
 FixedLayers = Annotated[int, typer.Option(min=0, help="The first layers that are not trained.", rich_help_panel=_NET)]
+CriterionOption = Annotated[
+    Criterion,
+    typer.Option(
+        "--criterion",
+        metavar="<name>",
+        help="By what depth, activation and ridge are chosen: leave-one-out-error, leave-one-out (log density), "
+        "leave-one-out-accuracy (of classes), k-fold (error of 5 folds), or likelihood (marginal).",
+        rich_help_panel=_NET,
+    ),
+]
 Memory = Annotated[str, typer.Option(help='Budget beyond the result, such as "512MiB" or "2GB".', rich_help_panel=_RUN)]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision.", rich_help_panel=_RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.", rich_help_panel=_RUN)]

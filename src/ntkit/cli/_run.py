@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import sys
 
 from ntkit.errors import InputError, NtkitError
 
 USAGE, FAILURE, STOPPED = 2, 1, 130
+# Arguments of functions that are options of commands.
+_ARGUMENT = re.compile(r"`(memory|target|overwrite)(=[^`]*)?`")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -32,7 +35,8 @@ def run(argv: list[str] | None = None) -> int:
 
 def _line(error: Exception) -> str:
     if isinstance(error, NtkitError):
-        return str(error)
+        # The way out, in the words of the command line.
+        return _ARGUMENT.sub(lambda found: f"`--{found[1]}{found[2] or ''}`", str(error)).replace("=True`", "`")
     if isinstance(error, OSError):
         name = f" {error.filename!r}" if error.filename else ""
         return f"{error.strerror or type(error).__name__}:{name}." if name else f"{error.strerror or error}."

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkit.data import Dataset, unit_sphere
+from ntkit.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +19,21 @@ class Scaling:
 
     @staticmethod
     def of(x: Float[np.ndarray, "n d"], kind: str) -> "Scaling":
-        """Fitted to the training inputs."""
+        """Fitted to the training inputs. **Raises:** `InputError` where they are too large."""
         x = np.asarray(x, np.float64)
         shift, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
         if kind == "standard":
             from sklearn.preprocessing import StandardScaler
 
-            fitted = StandardScaler().fit(x)
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
+                fitted = StandardScaler().fit(x)
             shift, scale = np.asarray(fitted.mean_), np.asarray(fitted.scale_)
+            good = np.isfinite(shift) & np.isfinite(scale)
+            if not good.all():
+                raise InputError(
+                    f"Feature {int(np.argmin(good))} (from 0) cannot be standardised: its squares are beyond the range "
+                    "of numbers. Rescale it."
+                )
         return Scaling(kind, shift, scale)
 
     def __call__(self, x: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m d"]:

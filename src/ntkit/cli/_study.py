@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int, Shaped
 
 import ntkit
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._choose import ERROR, RIDGES, Choice, candidates, choose
+from ntkit.cli._choose import RIDGES, Choice, Criterion, candidates, choose
 from ntkit.cli._console import Clock
 from ntkit.cli._rivals import support_vectors, train_network
 from ntkit.cli._scaling import Scaling
@@ -25,6 +26,8 @@ DEPTHS = (1, 2, 3)
 ACTIVATIONS = ("relu", "erf", "gelu")
 # Examples by which a network is chosen: more choose no better, and the time goes with the cube.
 MOST = 600
+# Examples, training and test together, whose kernels are computed in one piece.
+ONE_TILE = 3000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Study:
     rows: tuple[Row, ...]
     width: int
     seconds_choosing: float
+    seconds_kernels: float
     ntk: Float[np.ndarray, "n n"]
     nngp: Float[np.ndarray, "n n"]
     eigenvalues: dict[str, Float[np.ndarray, " n"]]
@@ -68,6 +72,7 @@ class Study:
 def study(
     dataset: Dataset,
     *,
+    criterion: Criterion = Criterion.leave_one_out_error,
     seed: int = 0,
     quick: bool = False,
     step: Callable[[str], None] = lambda name: None,
@@ -83,23 +88,27 @@ def study(
     scaling = Scaling.of(dataset.x, "sphere" if len(dataset.shape) > 1 else "standard")
     x, x_test = scaling(dataset.x), scaling(dataset.x_test)
     problem = _Problem(dataset)
+    criterion.check(dataset.kind, min(len(x), MOST))
     clock = Clock()
     options = networks(quick=quick)
-    choice = choose(options, x, problem.y, seed=seed, most=MOST, step=step)
+    choice = choose(options, x, problem.y, criterion=criterion, seed=seed, most=MOST, step=step)
     net, alpha, chosen = choice.architecture, choice.alpha, clock.seconds
     step("both kernels")
-    nngp, ntk = ntkit.gram(ntkit.Both(net.network()), x, progress=False)
-    eigenvalues = {"NTK": np.linalg.eigvalsh(ntk), "NNGP": np.linalg.eigvalsh(nngp)}
+    clock = Clock()
+    known = _Known.of(net, x, x_test)
+    computed = clock.seconds
+    eigenvalues = {"NTK": np.linalg.eigvalsh(known.ntk), "NNGP": np.linalg.eigvalsh(known.nngp)}
     step("infinite ensemble")
-    first, values, spread, loo = _ensemble(problem, net, alpha, x, x_test, ntk)
+    first, values, spread, loo = _ensemble(problem, alpha, known)
     step("NNGP posterior")
-    second = _bayes(problem, net, x, x_test, nngp, seed)
+    second = _bayes(problem, known, criterion, seed)
     step(f"network of width {WIDTH}")
     third = _finite(problem, net, alpha, x, x_test, loo, seed, quick)
     step("support vector machine")
     fourth = _machine(problem, x, x_test, quick)
     rows = (first, second, third, fourth)
-    return Study(dataset, choice, rows, WIDTH, chosen, ntk, nngp, eigenvalues, problem.classes, values, spread)
+    seconds, matrices = (chosen, computed), (known.ntk, known.nngp)
+    return Study(dataset, choice, rows, WIDTH, *seconds, *matrices, eigenvalues, problem.classes, values, spread)
 
 
 def networks(*, quick: bool = False) -> list[Architecture]:
@@ -153,13 +162,15 @@ def _calibrate(problem: _Problem, loo) -> float:
     return float(np.mean((problem.y - loo.mean) ** 2 / loo.variance[:, None]))
 
 
-def _ensemble(problem, net, alpha, x, x_test, ntk):
+def _ensemble(problem, alpha, known):
     """Infinitely wide networks trained without end: (row, values, spread, (leave-one-out error, its calibration))."""
     clock = Clock()
-    trained = ntkit.ensemble(net.network(), x, problem.y, noise=alpha, progress=False)
-    mean, variance = trained(x_test, covariance="diagonal")
+    pair = known.nngp, known.ntk
+    trained = ntkit.ensemble(known.both, known.rows, problem.y, noise=alpha, matrices=pair, progress=False)
+    mean, variance = trained(known.test_rows, covariance="diagonal")
     assert variance is not None
-    post = ntkit.posterior(ntkit.NTK(net.network()), x, problem.y, noise=alpha, matrix=ntk, progress=False)
+    options: Any = {"matrix": known.ntk, "progress": False}
+    post = ntkit.posterior(_Lookup(known.both.matrices.ntk), known.rows, problem.y, noise=alpha, **options)
     loo = post.leave_one_out()
     factor = _calibrate(problem, loo)
     error = float(np.sqrt(np.mean((problem.y - loo.mean) ** 2)))
@@ -172,30 +183,67 @@ def _ensemble(problem, net, alpha, x, x_test, ntk):
     return problem.judge_numbers("infinite ensemble", values, std, clock), values, std, (error, factor)
 
 
-def _bayes(problem, net, x, x_test, nngp, seed) -> Row:
+def _bayes(problem, known, criterion, seed) -> Row:
     """The Bayesian network of infinite width, with a ridge of its own."""
     clock = Clock()
+    kernel, x, nngp = known.of_nngp(), known.rows, known.nngp
     rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:MOST])
-    given = _Given(nngp[np.ix_(rows, rows)])
-    noise = tune([given], x[rows], problem.y[rows], relative=True, noise=RIDGES, criterion=ERROR, progress=False).noise
-    post = ntkit.posterior(net.of_kind("nngp"), x, problem.y, noise=noise, matrix=nngp, progress=False)
+    some: Any = {"matrices": [nngp[np.ix_(rows, rows)]], "criterion": criterion.for_tune(seed), "noise": RIDGES}
+    noise = tune([kernel], x[rows], problem.y[rows], relative=True, progress=False, **some).noise
+    post = ntkit.posterior(kernel, x, problem.y, noise=noise, matrix=nngp, progress=False)
     factor = _calibrate(problem, post.leave_one_out())
     if problem.classification:
-        mean = post(x_test, covariance=None).mean
+        mean = post(known.test_rows, covariance=None).mean
         return problem.judge_classes("NNGP posterior", scipy.special.softmax(mean / factor, axis=1), clock)
-    mean, variance = post(x_test, observation=True)
+    mean, variance = post(known.test_rows, observation=True)
     assert variance is not None
     mean, std = problem.offset + problem.scale * mean[:, 0], problem.scale * np.sqrt(factor * variance)
     return problem.judge_numbers("NNGP posterior", mean, std, clock)
 
 
-class _Given(eqx.Module):
-    """A kernel whose matrix on the training examples is at hand: nothing is compiled to have it again."""
+class _Lookup(eqx.Module):
+    """Kernels whose matrices on all examples are at hand: an example is its number, (n, 1)."""
 
-    matrix: Float[np.ndarray, "n n"]
+    matrices: Any
 
     def __call__(self, x1: Any, x2: Any = None) -> Any:
-        return jnp.asarray(self.matrix)
+        i, j = (x[:, 0].astype(int) for x in (x1, x1 if x2 is None else x2))
+        return jax.tree.map(lambda matrix: jnp.asarray(matrix)[i[:, None], j[None, :]], self.matrices)
+
+    def diagonal(self, x: Any) -> Any:
+        i = x[:, 0].astype(int)
+        return jax.tree.map(lambda matrix: jnp.asarray(matrix)[i, i], self.matrices)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """Both kernels on training and test examples, computed in one pass, and as a kernel of their numbers."""
+
+    both: _Lookup
+    rows: Float[np.ndarray, "n 1"]
+    test_rows: Float[np.ndarray, "m 1"]
+
+    @staticmethod
+    def of(net: Architecture, x: Float[np.ndarray, "n d"], x_test: Float[np.ndarray, "m d"]) -> "_Known":
+        every = np.concatenate([x, x_test])
+        # One tile is one program to compile, which takes longer than its second half of a symmetric matrix.
+        tile = len(every) if len(every) <= ONE_TILE else None
+        found = ntkit.gram(net.of_kind("both"), every, tile=tile, memory=None, progress=False)
+        number = np.arange(float(len(every)))[:, None]
+        return _Known(_Lookup(ntkit.Kernels(*found)), number[: len(x)], number[len(x) :])
+
+    def of_nngp(self) -> _Lookup:
+        return _Lookup(self.both.matrices.nngp)
+
+    @property
+    def ntk(self) -> Float[np.ndarray, "n n"]:
+        n = len(self.rows)
+        return self.both.matrices.ntk[:n, :n]
+
+    @property
+    def nngp(self) -> Float[np.ndarray, "n n"]:
+        n = len(self.rows)
+        return self.both.matrices.nngp[:n, :n]
 
 
 def _finite(problem, net, alpha, x, x_test, loo, seed, quick) -> Row:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ntkit import data as sets
 from ntkit.cli import _options as o
+from ntkit.cli._choose import Criterion
 from ntkit.cli._console import Clock, atomically, out, print_json, steps
 from ntkit.cli._study import Study, networks, study
 from ntkit.data import Dataset
@@ -29,26 +30,27 @@ def demo(
     ] = None,
     target: o.Target = None,
     header: o.Header = None,
+    criterion: o.CriterionOption = Criterion.leave_one_out_error,
     seed: o.Seed = 0,
     quick: Annotated[bool, typer.Option(help="Fewer examples and candidates, to see that all works.")] = False,
     json: o.Json = False,
 ) -> None:
     """See it work: kernels, model choice, predictions and a comparison on real data, in under a minute.
 
-    Chooses depth, activation and ridge by leave-one-out, fits the infinite ensemble, compares it with the same network
+    Chooses depth, activation and ridge by --criterion, fits the infinite ensemble, compares it with the same network
     trained at finite width and with a tuned RBF SVM, and draws the Gram matrix, its spectrum, and the examples it is
     least sure of.
     """
     clock = Clock()
-    _check_folder(out_path)
     notes: list[str] = []
     dataset = prepare(data, n or (400 if quick else TRAIN), target=target, header=header, seed=seed, note=notes.append)
+    _check_folder(out_path)
     if not json:
         out.print(f"Data: {dataset} ({dataset.source})", markup=False)
         for line in notes:
             out.print(line, markup=False)
-    with steps("Demo", len(networks(quick=quick)) + 6, quiet=json) as step:
-        found = study(dataset, seed=seed, quick=quick, step=step)
+    with steps("Demo", len(networks(quick=quick)) + 7, quiet=json) as step:
+        found = study(dataset, criterion=criterion, seed=seed, quick=quick, step=step)
         step("pictures")
         files = draw(found, out_path)
     if json:
@@ -101,10 +103,12 @@ def _fewer_tests(dataset: Dataset, most: int, seed: int) -> Dataset:
 def _report(found: Study) -> None:
     choice = found.choice
     out.print(
-        f"Chosen by leave-one-out on {choice.examples} examples among {len(choice.tried)} networks, "
+        f"Chosen by {choice.criterion.words} on {choice.examples} examples among {len(choice.tried)} networks, "
         f"{found.seconds_choosing:.1f} s: {choice.architecture}, ridge {choice.alpha:.2g}",
         markup=False,
     )
+    examples = len(found.ntk) + len(found.values)
+    out.print(f"NTK and NNGP of {examples} examples: {found.seconds_kernels:.1f} s", markup=False)
     table = Table()
     table.add_column("model")
     for name in (found.score_name, "negative log likelihood", "seconds"):
@@ -127,8 +131,13 @@ def _plain(found: Study, files: list[Path], notes: list[str], seconds: float) ->
     ]
     data = {"name": found.dataset.name, "source": found.dataset.source, "notes": notes}
     data |= {"training": len(found.dataset.x), "test": len(found.values), "task": found.dataset.kind}
-    chosen = {"network": vars(found.choice.architecture), "alpha": found.choice.alpha, "tried": len(found.choice.tried)}
-    return {"data": data, "chosen": chosen, "table": rows, "pictures": files, "seconds": round(seconds, 3)}
+    return {
+        "data": data,
+        "chosen": found.choice.record(),
+        "table": rows,
+        "pictures": files,
+        "seconds": round(seconds, 3),
+    }
 
 
 def _check_folder(path: Path) -> None:
@@ -178,12 +187,12 @@ def _draw_doubt(found: Study) -> Any:
         figure, ax = plots.figure(7.0, 5.0)
         names = [f"example {i}" for i in rows]
         plots.probabilities(ax, found.values[rows], found.classes, truth, names)
-        ax.set_title("The test examples it is least sure of")
+        ax.set_title("The test examples that the ensemble is least sure of")
         return figure
     figure, ax = plots.figure(7.2, 6.3)
     captions = [_caption(p, found.classes, true) for p, true in zip(found.values[rows], truth, strict=True)]
     plots.examples(ax, data.x_test[rows].reshape(len(rows), *data.shape), captions, wrong=(guess != truth).tolist())
-    ax.set_title(f"The {len(rows)} of {len(found.values)} test examples it is least sure of (orange: wrong)")
+    ax.set_title(f"The {len(rows)} of {len(found.values)} test examples the ensemble is least sure of (orange: wrong)")
     return figure
 
 

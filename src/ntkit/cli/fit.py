@@ -1,14 +1,15 @@
 """`ntkit fit`: a data set in, a saved model out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ntkit import data as sets
+from ntkit._check import format_bytes
 from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._choose import ACTIVATIONS, DEPTHS, candidates, choose
+from ntkit.cli._choose import ACTIVATIONS, DEPTHS, MOST, RIDGES, Choice, Criterion, candidates, choose
 from ntkit.cli._console import Clock, err, out, print_json, steps
 from ntkit.cli._model import fit_model
 from ntkit.cli._scaling import Scaling
@@ -39,13 +40,14 @@ def fit(
         typer.Option(help="Ridge, the variance of the noise; chosen if not given.", rich_help_panel="Network"),
     ] = None,
     kernel: Annotated[o.Kind, typer.Option(help="Which kernel.", rich_help_panel="Network")] = o.Kind.ntk,
+    criterion: o.CriterionOption = Criterion.leave_one_out_error,
     memory: o.Memory = "1GiB",
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
     """Fit a regressor or a classifier to a data set and save it.
 
-    Depth, activation and ridge are chosen by leave-one-out where they are not given.
+    Depth, activation and ridge are chosen by --criterion where they are not given.
     """
     clock = Clock()
     _check(out_path, alpha)
@@ -57,30 +59,39 @@ def fit(
     options = candidates(base, depths, ACTIVATIONS if activation is None else (activation,))
     scaling = Scaling.of(dataset.x, scale.value)
     labels = one_hot(dataset.y).y if dataset.kind == "classification" else _normal(dataset.y)
+    if len(dataset.x) < 2:
+        raise InputError(f"{dataset.source} has one example; a model is fitted to two or more.")
+    criterion.check(dataset.kind, min(len(dataset.x), MOST))
     if not json:
         err.print(str(dataset), markup=False)
-    with steps("Fitting", len(options) + 1, quiet=json) as step:
-        choice = choose(options, scaling(dataset.x), labels, alpha=alpha, seed=seed, memory=memory, step=step)
+    with steps("Fitting", len(options) + 2, quiet=json) as step:
+        how: Any = {"criterion": criterion, "alpha": alpha, "seed": seed, "memory": memory}
+        choice = choose(options, scaling(dataset.x), labels, step=step, **how)
         step(f"{choice.architecture} on {len(dataset.x)} examples")
-        model = fit_model(
-            dataset, scaling, choice.architecture, choice.alpha, memory=memory, target=str(target) if target else ""
-        )
+        # With one network and one ridge there was nothing to choose.
+        by = str(criterion) if len(options) > 1 or alpha is None else ""
+        told: Any = {"memory": memory, "target": str(target) if target else "", "criterion": by}
+        model = fit_model(dataset, scaling, choice.architecture, choice.alpha, **told)
     model.save(out_path)
-    best = choice.tried[0][1]
-    score = (
-        {"loo_accuracy": best.loo_accuracy} if dataset.kind == "classification" else {"loo_rmse": best.loo_error**0.5}
-    )
     if json:
-        net = {"network": vars(choice.architecture), "alpha": choice.alpha, "tried": len(options)}
-        found = {"model": str(out_path), "task": dataset.kind, "examples": len(dataset.x)} | net | score
-        print_json(found | {"seconds": round(clock.seconds, 3)})
+        found = {"model": str(out_path), "task": dataset.kind, "examples": len(dataset.x)} | choice.record()
+        print_json(found | _score(choice, dataset.kind) | {"seconds": round(clock.seconds, 3)})
         return
     out.print(f"{dataset.kind} of {data}: {choice.architecture}, ridge {choice.alpha:.2g}", markup=False)
+    if by:
+        value = criterion.of(choice.best)
+        among = f"{len(options)} networks" if len(options) > 1 else f"{len(RIDGES)} ridges"
+        out.print(f"chosen among {among} by {criterion.words} on {choice.examples} examples: {value:.4g}")
     if dataset.kind == "classification":
-        out.print(f"leave-one-out accuracy {best.loo_accuracy:.4f}")
+        out.print(f"leave-one-out accuracy {choice.best.loo_accuracy:.4f}")
     else:
-        out.print(f"leave-one-out error {best.loo_error**0.5:.4f} of the target's standard deviation")
-    out.print(f"{out_path}: {out_path.stat().st_size / 1e6:.1f} MB, {clock.seconds:.1f} s", markup=False)
+        out.print(f"leave-one-out error {choice.best.loo_error**0.5:.4f} of the target's standard deviation")
+    out.print(f"{out_path}: {format_bytes(out_path.stat().st_size)}, {clock.seconds:.1f} s", markup=False)
+
+
+def _score(choice: Choice, kind: str) -> dict[str, float | None]:
+    best = choice.best
+    return {"loo_accuracy": best.loo_accuracy} if kind == "classification" else {"loo_rmse": best.loo_error**0.5}
 
 
 def _check(path: Path, alpha: float | None) -> None:

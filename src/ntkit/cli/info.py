@@ -63,6 +63,7 @@ def describe(path: Path) -> dict[str, Any]:
         "network": str(model.architecture),
         "kernel": model.architecture.kernel,
         "ridge": model.alpha,
+        "chosen by": model.criterion or "nothing: all was given, or the file does not say",
         "fitted to": f"{len(model.inputs)} examples of {model.inputs.shape[1]} features, {model.source}",
         "features": list(model.columns) or "without names",
         "scaling": model.scaling.kind,

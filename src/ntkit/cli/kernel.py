@@ -1,5 +1,6 @@
 """`ntkit kernel`: data in, a Gram matrix on disk out."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from ntkit import data as sets
 from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
 from ntkit.cli._console import Clock, err, out, print_json
-from ntkit.errors import InputError
+from ntkit.errors import ComputationError, InputError
 
 
 def kernel(
@@ -52,12 +53,8 @@ def kernel(
         shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
         err.print(f"{kind.upper() if kind != 'both' else 'NTK and NNGP'} of {data}, {shape}, {dtype}: {net}")
     options: dict[str, Any] = {"memory": memory, "progress": not json, "dtype": dtype.value, "overwrite": overwrite}
-    try:
-        result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
-    except InputError as error:
-        # The way out, in the words of the command line.
-        said = str(error).replace("`overwrite=True`", "`--overwrite`").replace("`memory=", "`--memory=")
-        raise InputError(said) from error
+    result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
+    _check_finite(result, where)
     shape = list((result if kind != "both" else result[0]).shape)
     paths = {k: str(p) for k, p in where.items()} if isinstance(where, dict) else {kind.value: str(where)}
     if json:
@@ -75,6 +72,28 @@ def _places(path: Path, kind: o.KindOrBoth) -> Any:
     if kind != "both" or path.suffix == ".zarr":
         return path
     return {name: path.with_name(f"{path.stem}-{name}{path.suffix}") for name in ("nngp", "ntk")}
+
+
+def _check_finite(result: Any, where: Any) -> None:
+    """Refuses a matrix with entries that are not finite, and leaves nothing of it. One pass over the file, by rows."""
+    parts = result if isinstance(result, tuple) else (result,)
+    for matrix in parts:
+        rows = max(1, (1 << 24) // matrix.shape[1])
+        for start in range(0, matrix.shape[0], rows):
+            bad = np.argwhere(~np.isfinite(np.asarray(matrix[start : start + rows])))
+            if len(bad):
+                i, j = int(bad[0, 0]) + start, int(bad[0, 1])
+                _remove(where)
+                raise ComputationError(
+                    f"The kernel of examples {i} and {j} (from 0) is not finite: they are too large for the precision. "
+                    "Scale the features (`--scale standard`), or work in float64. Nothing was kept."
+                )
+
+
+def _remove(where: Any) -> None:
+    for path in where.values() if isinstance(where, dict) else [where]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.with_name(path.name + ".journal").unlink(missing_ok=True)
 
 
 def _examples(source: str, target: str | None, header: bool | None, n: int | None, seed: int) -> np.ndarray:

@@ -22,12 +22,22 @@ def _readable(path: Path) -> Iterator[None]:
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
+        if path.stat().st_size and not _is_numpy(path):
+            raise InputError(
+                f"{path.name} is not a readable {path.suffix} file: it does not begin as one. Write it with NumPy."
+            ) from error
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(
                 f"{path.name} holds Python objects (pickled), which could run code and are never read. Save plain "
                 "arrays of numbers or text: `np.savez(path, x=x, y=y)` with `x.dtype` float."
             ) from error
         raise InputError(f"{path.name} is not a readable {path.suffix} file: {error}.") from error
+
+
+def _is_numpy(path: Path) -> bool:
+    """Whether the file begins as a .npy or as a zip: what begins otherwise, NumPy takes for a pickle."""
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x93NUMPY", b"PK"))
 
 
 def read_npz(path: Path, *, targets: bool = True) -> dict[str, np.ndarray]:

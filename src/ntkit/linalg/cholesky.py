@@ -111,7 +111,7 @@ class CholeskySolver:
 
     def inverse_diagonal(self) -> Float[Array, " n"]:
         """diag(A^-1), from the columns of L^-1."""
-        return self.quadratic(jnp.eye(self.lower.shape[0], dtype=self.lower.dtype))
+        return _inverse_diagonal(self.lower)
 
     def solve_with_statistics(self, b: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Statistics]:
         x = self.solve(b)
@@ -148,6 +148,11 @@ def _solve(lower, b):
 def _quadratic(lower, b, full):
     half = jax.scipy.linalg.solve_triangular(lower, b, lower=True)
     return half.T @ half if full else jnp.sum(half * half, axis=0)
+
+
+@jax.jit
+def _inverse_diagonal(lower):
+    return _quadratic(lower, jnp.eye(lower.shape[0], dtype=lower.dtype), False)
 
 
 @jax.jit

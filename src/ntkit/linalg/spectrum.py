@@ -33,7 +33,7 @@ def spectrum(matrix: Float[Array, "n n"], *, what: str = "kernel matrix") -> Spe
 
     **Raises:** `ComputationError` with the smallest eigenvalue if it is negative beyond rounding.
     """
-    values, vectors = _eigh(matrix)
+    values, vectors, clipped = _eigh(matrix)
     host = np.asarray(values)
     if not np.isfinite(host).all():
         raise ComputationError(
@@ -48,9 +48,10 @@ def spectrum(matrix: Float[Array, "n n"], *, what: str = "kernel matrix") -> Spe
             f"{host[0]:.3e}, below rounding ({rounding:.1e}). Work in float64, or check that the kernel is one: "
             "symmetric, and positive semi-definite for every set of inputs."
         )
-    return Spectrum(jnp.maximum(values, 0.0), vectors, rounding, float(host[0]))
+    return Spectrum(clipped, vectors, rounding, float(host[0]))
 
 
 @jax.jit
 def _eigh(matrix):
-    return jnp.linalg.eigh(matrix, symmetrize_input=False)
+    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    return values, vectors, jnp.maximum(values, 0.0)

@@ -1,11 +1,14 @@
 """The fully connected layer."""
 
 import math
+import numbers
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
@@ -22,6 +25,17 @@ LAWS = {
     "rademacher": lambda key, shape, dtype: jax.random.rademacher(key, shape, dtype),
     "laplace": lambda key, shape, dtype: jax.random.laplace(key, shape, dtype) * jnp.asarray(math.sqrt(0.5), dtype),
 }
+
+
+def _is_std(value: Any) -> bool:
+    """A number, finite and at least 0; of a traced array only that it may be one."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if value.dtype.kind not in "iuf":
+            return False
+        return isinstance(value, jax.core.Tracer) or bool(np.all(np.isfinite(value) & (np.asarray(value) >= 0)))
+    return isinstance(value, numbers.Real) and math.isfinite(value) and float(value) >= 0
 
 
 class Dense(Layer):
@@ -69,7 +83,7 @@ class Dense(Layer):
         if init not in LAWS:
             raise InputError(f"`init` must be one of {', '.join(map(repr, LAWS))}; got {init!r}.")
         for name, value in (("w_std", w_std), ("b_std", b_std)):
-            if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+            if not _is_std(value):
                 raise InputError(f"`{name}` of `Dense` must be a finite number >= 0; got {value!r}.")
         self.width, self.w_std, self.b_std = width, w_std, b_std
         self.trainable, self.parameterization, self.law = trainable, parameterization, init

@@ -17,7 +17,7 @@ from ntkit.errors import InputError
 from ntkit.linalg import spectrum
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
-from ntkit.predict.posterior import CROSS, draw, nonnegative
+from ntkit.predict.posterior import CROSS, draw, nonnegative, parse_matrix
 
 
 class SingularKernelWarning(UserWarning):
@@ -48,11 +48,12 @@ class Ensemble:
     def __init__(self, both, x, y, flat, rate, noise, spec, rotated_prior, dtype, memory):
         self._both, self.x, self._y, self._flat, self._rate, self._noise = both, x, y, flat, rate, noise
         self._spectrum, self._prior, self.dtype, self._memory = spec, rotated_prior, dtype, memory
-        alive = np.asarray(spec.values)[np.asarray(spec.values) > spec.rounding] + noise
+        values = np.asarray(spec.values)
+        alive = values[values > spec.rounding] + noise
         null = x.shape[0] - alive.size
         scale = x.shape[0] / rate / alive if alive.size else np.array([np.inf])
         self.statistics = EnsembleStatistics(
-            float(spec.values[-1]), spec.smallest, null, float(scale.max()), float(scale.min())
+            float(values[-1]), spec.smallest, null, float(scale.max()), float(scale.min())
         )
 
     def __repr__(self) -> str:
@@ -101,7 +102,7 @@ class Ensemble:
     def _block(self, x_test, part, times, covariance) -> tuple[np.ndarray, np.ndarray | None]:
         """Means (t, m, *o) and covariances (t, m, *m) at all times: the kernels are evaluated once."""
         rotated, prior = self._training(part, covariance) if x_test is None else self._test(x_test[part], covariance)
-        state = *rotated, _rotate(jnp.asarray(self._y).T, self._spectrum.vectors), self._prior
+        state = *rotated, _rotate(jnp.asarray(self._y.T), self._spectrum.vectors), self._prior
         rate = self._rate / self.x.shape[0]
         means, covs = [], []
         for time in times:
@@ -146,6 +147,11 @@ class Ensemble:
 @jax.jit
 def _rotate(rows, vectors):
     return rows @ vectors
+
+
+@jax.jit
+def _rotate_twice(matrix, vectors):
+    return (matrix @ vectors).T @ vectors
 
 
 @partial(jax.jit, static_argnums=5)
@@ -200,6 +206,7 @@ def ensemble(
     *,
     learning_rate: float = 1.0,
     noise: float = 0.0,
+    matrices: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
     progress: bool = True,
@@ -224,6 +231,7 @@ def ensemble(
     - `x`, `y`: examples (n, ...); labels (n,) or (n, outputs).
     - `learning_rate`: positive; only its product with t matters.
     - `noise`: zero or more, in units of the NTK: the pull back to the initial parameters.
+    - `matrices`: (nngp(x), ntk(x)) if they are at hand (from `ntkit.gram(ntkit.Both(net), x)`).
     - `dtype`, `memory`, `progress`: as in `ntkit.posterior`.
 
     **Raises:** `InputError`; `ComputationError` for an NTK not finite or not positive semi-definite.
@@ -235,10 +243,19 @@ def ensemble(
     rate = float(_number(learning_rate, "learning_rate", zero=False))
     noise = float(_number(noise, "noise", zero=True))
     with precision(dtype):
-        nngp, ntk = evaluate(both, x, memory=memory, progress=progress)
+        nngp, ntk = _training(both, x, matrices, dtype, memory, progress)
         spec = spectrum(ntk, what="NTK")
-        rotated = _rotate(_rotate(nngp, spec.vectors).T, spec.vectors)
+        rotated = _rotate_twice(nngp, spec.vectors)
     return Ensemble(both, x, y, flat, rate, noise, spec, rotated, dtype, memory)
+
+
+def _training(both, x, matrices, dtype, memory, progress):
+    """Both kernels of the training examples, computed or as given."""
+    if matrices is None:
+        return evaluate(both, x, memory=memory, progress=progress)
+    if not isinstance(matrices, (tuple, list)) or len(matrices) != 2:
+        raise InputError(f"`matrices` must be the pair (nngp(x), ntk(x)), but is {type(matrices).__name__}.")
+    return tuple(parse_matrix(both, x, m, dtype, memory, progress, name="matrices") for m in matrices)
 
 
 def _number(value, name, *, zero):

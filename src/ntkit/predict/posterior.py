@@ -226,16 +226,16 @@ def parse_method(method: Any) -> Cholesky | CG:
     return method
 
 
-def parse_matrix(kernel, x, matrix, dtype, memory, progress) -> Float[Array, "n n"]:
+def parse_matrix(kernel, x, matrix, dtype, memory, progress, *, name="matrix") -> Float[Array, "n n"]:
     """kernel(x), computed or as given."""
     if matrix is None:
         return evaluate(kernel, x, memory=memory, progress=progress)
     n = x.shape[0]
     if np.shape(matrix) != (n, n):
         raise InputError(
-            f"`matrix` must be the kernel of `x` with itself, ({n}, {n}), but has shape {np.shape(matrix)}."
+            f"`{name}`: the kernel of `x` with itself must have shape ({n}, {n}), but has {np.shape(matrix)}."
         )
-    return jnp.asarray(parse_x("matrix", matrix, dtype))
+    return jnp.asarray(parse_x(name, matrix, dtype))
 
 
 def _solver(kernel, x, noise, method, matrix, dtype, memory, progress) -> CholeskySolver | CGSolver:

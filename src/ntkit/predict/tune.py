@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from ntkit.errors import InputError
 from ntkit.linalg import Spectrum, spectrum
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision
-from ntkit.predict._evaluate import check_kernel, evaluate
+from ntkit.predict._evaluate import check_kernel
+from ntkit.predict.posterior import parse_matrix
 
 CRITERIA = {
     "likelihood": "log_marginal_likelihood",
@@ -93,6 +94,7 @@ def tune(
     noise: Any = tuple(10.0**e for e in range(-6, 3)),
     relative: bool = False,
     criterion: str | KFold = "likelihood",
+    matrices: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
     progress: bool = True,
@@ -112,6 +114,7 @@ def tune(
     - `noise`: the grid, positive variances; with `relative`, in units of each kernel's mean diagonal.
     - `criterion`: `"likelihood"` (highest), `"leave-one-out"` (log density, highest), `"leave-one-out-error"` (lowest),
       `"leave-one-out-accuracy"` (highest; the largest of two or more outputs), or `KFold(folds, key)` (lowest).
+    - `matrices`: kernel(x) of each kernel if they are at hand, by the same names or in the same order.
 
     **Raises:** as `ntkit.posterior`. GPML eq. 2.30, 5.10 - 5.12.
     """
@@ -123,11 +126,12 @@ def tune(
     grid = _grid(noise)
     _check_criterion(criterion, n, y.shape[1])
     folds = _folds(criterion, n) if isinstance(criterion, KFold) else None
+    given = _given(matrices, named)
     scored: list[tuple[Candidate, int]] = []
     with precision(dtype):
         for name, kernel in named.items():
-            matrix = evaluate(kernel, x, memory=memory, progress=progress)
-            noises = grid * float(jnp.mean(jnp.diagonal(matrix))) if relative else grid
+            matrix = parse_matrix(kernel, x, given[name], dtype, memory, progress)
+            noises = grid * float(_mean_diagonal(matrix)) if relative else grid
             spec = spectrum(matrix, what=f"kernel matrix of {name}")
             del matrix
             scored += [(c, i) for i, c in enumerate(_score(name, spec, y, noises, folds))]
@@ -160,6 +164,19 @@ def _named(kernels: Any) -> dict[str, Any]:
     return named
 
 
+def _given(matrices: Any, named: dict[str, Any]) -> dict[str, Any]:
+    """The matrix of each kernel, None where it has to be computed."""
+    if matrices is None:
+        return dict.fromkeys(named)
+    found = dict(matrices) if isinstance(matrices, Mapping) else dict(zip(named, matrices, strict=False))
+    if found.keys() != named.keys() or len(matrices) != len(named):
+        raise InputError(
+            f"`matrices` must hold one matrix for each of the {len(named)} kernels, by the same names or in the same "
+            f"order, but holds {len(matrices)}."
+        )
+    return found
+
+
 def _check_criterion(criterion: Any, n: int, outputs: int) -> None:
     if isinstance(criterion, KFold):
         if not 2 <= criterion.folds <= n:
@@ -182,8 +199,7 @@ def _folds(criterion: KFold, n: int) -> list[np.ndarray]:
 
 
 def _score(name: str, spec: Spectrum, y: np.ndarray, noises: np.ndarray, folds) -> list[Candidate]:
-    rotated = spec.vectors.T @ y
-    squares = spec.vectors**2
+    rotated, squares = _rotated(spec.vectors, y)
     found = []
     for noise in noises:
         weights, inverse, likelihood = (
@@ -199,6 +215,17 @@ def _score(name: str, spec: Spectrum, y: np.ndarray, noises: np.ndarray, folds) 
             )
         )
     return found
+
+
+# Jitted as wholes: run operation by operation, each one would be compiled for each new size.
+@jax.jit
+def _mean_diagonal(matrix):
+    return jnp.mean(jnp.diagonal(matrix))
+
+
+@jax.jit
+def _rotated(vectors, y):
+    return vectors.T @ y, vectors**2
 
 
 @jax.jit
