@@ -29,6 +29,7 @@ REFUSED_NETWORKS = {
     "erf after gelu": ((DENSE, nn.Gelu(), nn.Erf(), nn.Dense(1)), "`Erf` needs a Gaussian input.*follows `Gelu`"),
     "activation on the input": ((nn.Relu(), nn.Dense(1)), "`Relu` needs a Gaussian input.*follows the input.*`Dense`"),
     "activation after dropout": ((DENSE, nn.Dropout(0.5), nn.Relu(), nn.Dense(1)), "`Relu`.*`Dropout`"),
+    "raw data beside a dense": ((nn.Residual(nn.Dense(4)), nn.Dense(1)), "`Sum`.*raw input.*Put a `Dense` before"),
     "two identities": ((DENSE, nn.Sum(nn.Identity(), nn.Identity())), "`Sum`.*independent.*`Dense`"),
     "identity beside relu": ((DENSE, nn.Residual(nn.Relu()), nn.Dense(1)), "`Sum`.*independent.*Put a `Dense`"),
     "two relus beside": (

@@ -132,6 +132,11 @@ class Sum(Layer):
     def check(self, signal: Signal) -> Signal:
         outs = [branch.check(signal.replace(fresh=False)) for branch in self.branches]
         names = " and ".join(f"`{b.name}`" for b in self.branches)
+        if len({out.infinite for out in outs}) > 1:
+            raise InputError(
+                f"`Sum` of {names}: one branch hands on the raw input, whose channels are finite in number, so that the "
+                "sum does not become Gaussian at infinite width. Put a `Dense` before the `Sum`."
+            )
         if sum(not out.fresh for out in outs) > 1:
             raise InputError(
                 f"`Sum` of {names}: at infinite width its branches must be independent, but more than one of them "
