@@ -1,0 +1,77 @@
+"""Localised kinks: sums of truncated powers under a Gaussian window, whose duals are closed formulas.
+
+    kappa(x) = sum_j sum_o b_jo w_j^o / o! exp(-w_j^2 / 2 width^2)  where w_j = sigma_j x - t_j > 0,   t_j >= 0
+
+Subtracted from a function with kinks away from 0 it leaves one with as many continuous derivatives as wanted.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ntkit.nn.activations._kinks import jump_at
+from ntkit.nn.activations._quadrature import derivative_of, hosted
+
+
+class Bump(NamedTuple):
+    """side * x - place = w > 0, and the coefficients of w^o / o! times the window."""
+
+    side: int
+    place: float
+    coefficients: tuple[float, ...]
+
+
+class Local(NamedTuple):
+    """The formula above."""
+
+    width: float
+    bumps: tuple[Bump, ...]
+
+    def derivative(self) -> "Local":
+        """kappa' wherever it exists."""
+        return self._replace(bumps=tuple(self._slope(bump) for bump in self.bumps))
+
+    def _slope(self, bump: Bump) -> Bump:
+        b = [0.0, *bump.coefficients, 0.0, 0.0]
+        slope = (bump.side * (b[o + 2] - o * b[o] / self.width**2) for o in range(len(bump.coefficients) + 1))
+        return bump._replace(coefficients=tuple(slope))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        total = np.zeros_like(x)
+        for side, place, coefficients in self.bumps:
+            w = np.maximum(side * x - place, 0)
+            powers = sum(b / math.factorial(o) * w**o for o, b in enumerate(coefficients))
+            total = total + np.where(w > 0, powers * np.exp(-((w / self.width) ** 2) / 2), 0)
+        return total
+
+    def jumps(self) -> tuple[tuple[float, float], ...]:
+        """Place and height of each jump of kappa itself."""
+        return tuple((b.side * b.place, b.side * b.coefficients[0]) for b in self.bumps if b.coefficients[0])
+
+
+def localise(fn: Callable, slope: Callable, places: tuple[float, ...], orders: int, width: float) -> Local:
+    """The sum that has the jumps of fn and of its derivatives below `orders`."""
+    levels = [fn, slope]
+    while len(levels) <= orders:
+        levels.append(derivative_of(levels[-1]))
+    hosts = [hosted(f) for f in levels]
+    bumps = []
+    for place in places:
+        side = 1 if place >= 0 else -1
+        # Each grows away from 0, so that none is seen at small variances.
+        heights = [side ** (o + 1) * jump_at(hosts[o], hosts[o + 1], place) for o in range(orders)]
+        bumps.append(Bump(side, abs(place), _coefficients(heights, width)))
+    return Local(width, tuple(bumps))
+
+
+def _coefficients(heights: list[float], width: float) -> tuple[float, ...]:
+    """b_o such that the o-th derivatives of the sum at w = 0+ are the heights."""
+    found: list[float] = []
+    for order, height in enumerate(heights):
+        for m in range(1, order // 2 + 1):
+            window = (-1) ** m / (2**m * math.factorial(m) * width ** (2 * m))
+            height -= math.factorial(order) / math.factorial(order - 2 * m) * window * found[order - 2 * m]
+        found.append(float(height))
+    return tuple(found)
