@@ -19,6 +19,15 @@ from ntkit.errors import InputError
 from ntkit.nn._law import safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
+from ntkit.nn.activations._mixed import (
+    Mixed,
+    fit_mixed,
+    mixed_diagonal,
+    mixed_dual,
+    mixed_mean,
+    mixed_variance,
+    signs_of,
+)
 from ntkit.nn.activations._pieces import Pieces, average, find_pieces, pieces_diagonal, pieces_dual, pieces_error
 from ntkit.nn.activations._quadrature import hosted
 from ntkit.nn.activations._runtime import beyond, row, series_dual, squares
@@ -58,12 +67,19 @@ class Tabulated(Nonlinearity):
         pieces = _pieces(self.plan())
         if pieces is not None:
             return pieces_dual(pieces, xx, xy, yy, gap)
+        mixed = _mixed(self.plan())
+        if mixed is not None:
+            series, signs = _mixed_series(self.plan(), xy.dtype)
+            return mixed_dual(mixed, series, signs, xx, xy, yy, gap)
         return series_dual(_series(self.plan(), xy.dtype), xx, xy, yy, gap)
 
     def diagonal(self, q: Array) -> Diagonal:
         pieces = _pieces(self.plan())
         if pieces is not None:
             return pieces_diagonal(pieces, q)
+        mixed = _mixed(self.plan())
+        if mixed is not None:
+            return mixed_diagonal(mixed, q)
         series = _series(self.plan(), q.dtype)
         x = row(series, q)
         known = Diagonal(x.norm * x.norm, x.slope_norm * x.slope_norm)
@@ -76,12 +92,18 @@ class Tabulated(Nonlinearity):
     def variance(self, q: Array) -> Array:
         if _pieces(self.plan()) is not None:
             return self.diagonal(q).value
+        mixed = _mixed(self.plan())
+        if mixed is not None:
+            return mixed_variance(mixed, *_mixed_series(self.plan(), q.dtype), q)
         norm = row(_series(self.plan(), q.dtype), q).norm
         return norm * norm
 
     def mean(self, q: Array) -> Array:
         pieces = _pieces(self.plan())
-        return row(_series(self.plan(), q.dtype), q).mean if pieces is None else average(pieces, safe_sqrt(q))
+        if pieces is not None:
+            return average(pieces, safe_sqrt(q))
+        mixed = _mixed(self.plan())
+        return row(_series(self.plan(), q.dtype), q).mean if mixed is None else mixed_mean(mixed, q)
 
     def error(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """An estimate of the error of both duals relative to their norms, for pairs of variances up to q.
@@ -199,8 +221,26 @@ def _pieces(plan: Plan) -> Pieces | None:
 
 
 @lru_cache(maxsize=64)
+def _mixed(plan: Plan) -> Mixed | None:
+    """What else has kinks away from 0: closed forms for these, a series for the rest."""
+    places = tuple(sorted({kink.place for kink in _kinks_of(plan)}))
+    if not any(places) or _pieces(plan) is not None:
+        return None
+    return fit_mixed(plan.fn, plan.derivative, places, plan.tolerance, plan.variances)
+
+
+@lru_cache(maxsize=128)
+def _mixed_series(plan: Plan, dtype: np.dtype) -> tuple[Series, np.ndarray]:
+    """The series, and the signs of its features."""
+    tables, tolerance = _fitted(plan).tables, plan.tolerance / 4 if dtype.itemsize > 4 else SINGLE
+    return _series(plan, dtype), signs_of(tables, tolerance)
+
+
+@lru_cache(maxsize=64)
 def _fitted(plan: Plan) -> Fit:
-    kinks = _kinks_of(plan)
+    kinks, mixed = _kinks_of(plan), _mixed(plan)
+    if mixed is not None:
+        return mixed.fit
     return fit(plan.fn, plan.derivative, kinks, plan.tolerance, plan.variances[1] ** 0.5)
 
 
