@@ -73,6 +73,7 @@ class Mixed(NamedTuple):
 
     parts: Parts
     fit: Fit
+    coarse: Tables  # of low degree, for float32, where T_k costs k units of rounding
 
 
 def find_parts(value: Callable, slope: Callable, places: tuple[float, ...]) -> Parts:
@@ -168,9 +169,10 @@ def fit_mixed(fn, derivative, places: tuple[float, ...], tolerance: float, varia
     """Refines until the measured error is below the tolerance, or says what it reached."""
     parts = find_parts(fn, derivative or derivative_of(fn), places)
     low, top = (q**0.5 for q in variances)
-    best: Fit | None = None
-    for count, terms in ((64, 96), (96, 150)):
+    best, coarse = None, None
+    for count, terms in ((64, 96), (80, 120), (104, 150)):
         tables = sample_mixed(parts, find_scale(parts, top, count), count, terms * 2 // 3 if parts.parity else terms)
+        coarse = coarse or tables
         series = compress(tables, tolerance / 4, np.float64)
         error = measure_mixed(parts, series, signs_of(tables, tolerance / 4), low)
         if best is None or error < best.error:
@@ -178,7 +180,8 @@ def fit_mixed(fn, derivative, places: tuple[float, ...], tolerance: float, varia
         if best.error <= tolerance / 2:
             break
     assert best is not None
-    return Mixed(parts, best)
+    assert coarse is not None
+    return Mixed(parts, best, coarse)
 
 
 def signs_of(tables: Tables, tolerance: float) -> np.ndarray:
