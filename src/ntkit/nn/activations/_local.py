@@ -98,7 +98,11 @@ class Windowed:
         places = np.array([place for _, place in spots]).reshape((-1,) + (1,) * pair.rho.ndim)
         n = len(spots)
         law, self.weight, self.s1, self.s2 = _windowed(
-            corners(spots, pair), pair, np.repeat(places, n, 0), np.tile(places, (n,) + (1,) * pair.rho.ndim), local.width
+            corners(spots, pair),
+            pair,
+            np.repeat(places, n, 0),
+            np.tile(places, (n,) + (1,) * pair.rho.ndim),
+            local.width,
         )
         self.moments = Moments(spots, law)
 

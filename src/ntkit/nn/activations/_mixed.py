@@ -177,7 +177,7 @@ def fit_mixed(fn, derivative, places: tuple[float, ...], tolerance: float, varia
         error = measure_mixed(parts, series, signs_of(tables, tolerance / 4), low)
         if best is None or error < best.error:
             best = Fit(Sampler(fn, parts.slope, parts.parity, False, 52), tables, series, error)
-        if best.error <= tolerance / 2:
+        if best.error <= 0.9 * tolerance:
             break
     assert best is not None
     assert coarse is not None
@@ -302,4 +302,3 @@ def _panels(places: tuple[float, ...], q: Array) -> tuple[Array, Array]:
     z = (low + width * part).reshape(*q.shape, -1)
     weights = (width * share).reshape(*q.shape, -1) * jnp.exp(-z * z / 2) / np.sqrt(2 * np.pi)
     return z, weights
-

@@ -67,7 +67,9 @@ def rest_dual(
         density = rule.weights[:, None] * _density(rule.z[:, None], rule.z, theta)
         both = np.concatenate([fn.values, smooth]) @ (density * rule.weights)
         total = both[: len(s)] @ smooth.T + both[len(s) :] @ fn.kinked.T
-        struck = [smooth @ (rule.weights[:, None] * _density(rule.z[:, None], p / s, theta)) * (c / s) for p, c in jumps]
+        struck = [
+            smooth @ (rule.weights[:, None] * _density(rule.z[:, None], p / s, theta)) * (c / s) for p, c in jumps
+        ]
     else:
         points = np.concatenate([rule.z, *(p / s for p, _ in jumps)])
         given = np.asarray(_given(fn.fn, fn.local, s, theta, points))

@@ -135,7 +135,8 @@ class Activation(Tabulated):
     - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
     - `kinks`: where phi, phi' or phi'' jumps. "find" looks for them on [-60, 60]; a tuple declares them.
     - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
-      float64, for `variances` (lowest, highest). In float32 it is about 1e-7.
+      float64, for `variances` (lowest, highest). In float32 it is about 1e-6. Where a function with kinks away from 0
+      vanishes around 0, or oscillates, it may not be reached: `error` says so.
 
     `error(q)` is the estimate reached, measured on points the fit has not seen, and bounded beyond `variances`.
     Raises `ntkit.InputError` for arguments of the wrong kind and for functions that are not finite.
@@ -216,19 +217,25 @@ def _kinks_of(plan: Plan) -> tuple[Kink, ...]:
     return find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
 
 
+def _hard(kinks: tuple[Kink, ...]) -> bool:
+    """Whether a kink lies away from 0 or the function itself jumps: what the plain series does not serve."""
+    return any(kink.place or kink.order == 0 for kink in kinks)
+
+
 @lru_cache(maxsize=64)
 def _pieces(plan: Plan) -> Pieces | None:
     """The closed form of a function made of parabolas with kinks away from 0, where the series would not converge."""
     kinks = _kinks_of(plan)
-    return find_pieces(hosted(plan.fn), kinks) if any(kink.place for kink in kinks) else None
+    return find_pieces(hosted(plan.fn), kinks) if _hard(kinks) else None
 
 
 @lru_cache(maxsize=64)
 def _mixed(plan: Plan) -> Mixed | None:
-    """What else has kinks away from 0: closed forms for these, a series for the rest."""
-    places = tuple(sorted({kink.place for kink in _kinks_of(plan)}))
-    if not any(places) or _pieces(plan) is not None:
+    """What else has such kinks: closed forms for these, a series for the rest."""
+    kinks = _kinks_of(plan)
+    if not _hard(kinks) or _pieces(plan) is not None:
         return None
+    places = tuple(sorted({kink.place for kink in kinks}))
     return fit_mixed(plan.fn, plan.derivative, places, plan.tolerance, plan.variances)
 
 
