@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from ntkit.nn.activations._kinks import jump_at
@@ -104,7 +105,9 @@ class Windowed:
             np.tile(places, (n,) + (1,) * pair.rho.ndim),
             local.width,
         )
-        self.moments = Moments(spots, law)
+        # Without barriers XLA writes the recursion out once for each of its uses, and compiles gradients for minutes.
+        law = Corner(*lax.optimization_barrier(law[:-1]), law.at_zero)
+        self.moments = Moments(spots, law, barrier=True)
 
     def __call__(self, local: Local) -> Array:
         """E[kappa(u) kappa(v)] for a sum with the same kinks."""

@@ -296,7 +296,7 @@ def _panels(places: tuple[float, ...], q: Array) -> tuple[Array, Array]:
     kinks = jnp.where(crossed, reach / jnp.where(crossed, s, 1), end)
     ends = jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, len(fixed))), kinks], axis=-1)
     ends = jnp.sort(ends, axis=-1)
-    x, w = np.polynomial.legendre.leggauss(8)
+    x, w = np.polynomial.legendre.leggauss(12)
     low, width = ends[..., :-1, None], jnp.diff(ends, axis=-1)[..., None]
     part, share = ((y / 2).astype(q.dtype).reshape((1,) * (q.ndim + 1) + (-1,)) for y in (x + 1, w))
     z = (low + width * part).reshape(*q.shape, -1)
