@@ -31,7 +31,7 @@ def find_kinks(fn: Callable, places: tuple[float, ...] | None) -> tuple[Kink, ..
     for order in range(3):
         where = places if places is not None else _search(levels[order], levels[order + 1])
         for place in where:
-            jump = _jump(levels[order], levels[order + 1], place)
+            jump = jump_at(levels[order], levels[order + 1], place)
             if jump:
                 found.append(Kink(place, order, jump))
     return tuple(sorted(found))
@@ -60,7 +60,7 @@ def _defect(f: Callable, slope: Callable, a: np.ndarray, b: np.ndarray) -> np.nd
     return np.where(np.isfinite(gap), np.abs(gap), 0)
 
 
-def _jump(f: Callable, slope: Callable, place: float) -> float:
+def jump_at(f: Callable, slope: Callable, place: float) -> float:
     """f(place+) - f(place-), 0 where it is below what rounding could feign."""
     step = 1e-7 * max(1.0, abs(place))
     x = np.array([place - step, place + step])

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array
 from numpy.polynomial.legendre import leggauss
@@ -108,8 +109,8 @@ def find_pieces(value, kinks: tuple[Kink, ...]) -> Pieces | None:
 @partial(jax.jit, static_argnums=0)
 def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
-    pair, slopes = _pair(xx, xy, yy, gap), pieces.derivative()
-    moments = Moments(pieces, pair)
+    pair, slopes = pair_of(xx, xy, yy, gap), pieces.derivative()
+    moments = moments_of(pieces, pair)
     value, derivative = expectation(pieces, pair, moments), expectation(slopes, pair, moments)
     squares = [pieces_diagonal(pieces, q) for q in (xx, yy)]
     top = safe_sqrt(squares[0].value) * safe_sqrt(squares[1].value)
@@ -118,8 +119,8 @@ def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> 
         return Dual(value, derivative, plain)
     # Nearly parallel: by Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle
     # behind a corner; plus what unequal variances cost at angle 0, where rounding lets it be seen.
-    limit = _pair(xx, pair.s1 * pair.s2, yy, jnp.zeros_like(gap))
-    moments = Moments(pieces, limit)
+    limit = pair_of(xx, pair.s1 * pair.s2, yy, jnp.zeros_like(gap))
+    moments = moments_of(pieces, limit)
     ends = expectation(slopes, limit, moments)
     mean = (ends + 2 * derivative) / 3 if any(t.order == 1 for t in pieces.terms) else (ends + derivative) / 2
     apart, eps = top - expectation(pieces, limit, moments), float(jnp.finfo(value.dtype).eps)
@@ -131,8 +132,8 @@ def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> 
 @partial(jax.jit, static_argnums=0)
 def pieces_diagonal(pieces: Pieces, q: Array) -> Diagonal:
     """E[phi^2] and E[phi'^2]."""
-    pair = _pair(q, q, q, jnp.zeros_like(q))
-    moments = Moments(pieces, pair)
+    pair = pair_of(q, q, q, jnp.zeros_like(q))
+    moments = moments_of(pieces, pair)
     return Diagonal(expectation(pieces, pair, moments), expectation(pieces.derivative(), pair, moments))
 
 
@@ -151,12 +152,12 @@ def _mass(pieces: Pieces, xx: Array, yy: Array) -> Array:
     zero = pieces._replace(terms=()), pieces._replace(polynomial=(0.0, 0.0, 0.0))
     total = jnp.ones_like(xx * yy)
     for q in (xx, yy):
-        roots = [safe_sqrt(expectation(z, _pair(q, q, q, jnp.zeros_like(q)))) for z in zero]
+        roots = [safe_sqrt(expectation(z, pair_of(q, q, q, jnp.zeros_like(q)))) for z in zero]
         total = total * (roots[0] + roots[1])
     return total
 
 
-def _pair(xx: Array, xy: Array, yy: Array, gap: Array) -> Pair:
+def pair_of(xx: Array, xy: Array, yy: Array, gap: Array) -> Pair:
     xx, yy = (q.reshape((1,) * (xy.ndim - q.ndim) + q.shape) for q in (xx, yy))
     theta, s = angle(xx, xy, yy, gap)
     alive = s > 0
@@ -184,7 +185,7 @@ def singular_expectation(pieces: Pieces, pair: Pair, moments: "Moments | None" =
     total = jnp.zeros_like(pair.rho)
     if not pieces.terms:
         return total
-    moments = moments or Moments(pieces, pair)
+    moments = moments or moments_of(pieces, pair)
     orders = sorted({t.order for t in pieces.terms})
     for a in orders:
         for b in orders:
@@ -232,25 +233,69 @@ def _tail(order: int, m: Array) -> Array:
     return (_tail(order - 2, m) - m * _tail(order - 1, m)) / order
 
 
-class Moments:
-    """J_ab for all pairs of kinks at once, along a first axis: what has two sides is asked of the law of (u, -v)."""
+class Corner(NamedTuple):
+    """A quadrant x > h, y > k under a standard normal law, for all pairs of kinks along a first axis.
 
-    def __init__(self, pieces: Pieces, pair: Pair):
-        self.spots = sorted({(t.side, t.place) for t in pieces.terms})
-        n, axes = len(self.spots), (1,) * pair.rho.ndim
-        sides, places = np.array([s for s, _ in self.spots]), np.array([p for _, p in self.spots])
-        first, second = np.repeat(np.arange(n), n), np.tile(np.arange(n), n)
-        same = (sides[first] == sides[second]).reshape(-1, *axes)
-        self.at_zero = ((places[first] == 0) & (places[second] == 0)).reshape(-1, *axes)
-        law, other = pair, pair.mirrored()
-        self.rho = jnp.where(same, law.rho[None], other.rho[None])
-        self.theta = jnp.where(same, law.theta[None], other.theta[None])
-        self.near, self.far = (jnp.where(same, x[None], y[None]) for x, y in ((law.near, law.far), (law.far, law.near)))
-        self.h = _over(places[first].reshape(-1, *axes), pair.s1[None])
-        self.k = _over(places[second].reshape(-1, *axes), pair.s2[None])
-        self.r = safe_sqrt(pair.near * pair.far)[None]
-        self.n1, self.m1 = self._beyond(self.h, self.k)
-        self.n2, self.m2 = self._beyond(self.k, self.h)
+    n1 = k - rho h and n2 = h - rho k, m1 = n1 / r and m2 = n2 / r with r = sin(theta); near = 1 - rho.
+    """
+
+    h: Array
+    k: Array
+    rho: Array
+    r: Array
+    near: Array
+    theta: Array
+    n1: Array
+    m1: Array
+    n2: Array
+    m2: Array
+    at_zero: np.ndarray
+
+
+Spot = tuple[int, float]
+
+
+def corners(spots: list[Spot], pair: Pair) -> Corner:
+    """The quadrants of all pairs of kinks (side, place): what has two sides is asked of the law of (u, -v)."""
+    n, axes = len(spots), (1,) * pair.rho.ndim
+    sides, places = np.array([s for s, _ in spots]), np.array([p for _, p in spots])
+    first, second = np.repeat(np.arange(n), n), np.tile(np.arange(n), n)
+    same = (sides[first] == sides[second]).reshape(-1, *axes)
+    at_zero = ((places[first] == 0) & (places[second] == 0)).reshape(-1, *axes)
+    law, other = pair, pair.mirrored()
+    rho, theta, near, far = (
+        jnp.where(same, x[None], y[None])
+        for x, y in ((law.rho, other.rho), (law.theta, other.theta), (law.near, law.far), (law.far, law.near))
+    )
+    h, k = (_over(places[i].reshape(-1, *axes), s[None]) for i, s in ((first, pair.s1), (second, pair.s2)))
+    r = safe_sqrt(pair.near * pair.far)[None]
+    ends = rho, near, far, r
+    return Corner(h, k, rho, r, near, theta, *_beyond(h, k, *ends), *_beyond(k, h, *ends), at_zero)
+
+
+def _beyond(h: Array, k: Array, rho: Array, near: Array, far: Array, r: Array) -> tuple[Array, Array]:
+    """n = k - rho h, from the nearer end, and m = n / r, at most FAR."""
+    acute = rho >= 0
+    apart = jnp.where(acute, k - h, k + h)
+    small, large = jnp.where(acute, near, far), jnp.where(acute, far, near)
+    sign = jnp.where(acute, 1, -1)
+    # At theta = 0 or pi the ray is crossed always, never, or (apart = 0) by half.
+    crossed = r > 1e-18
+    ratio = jnp.where(crossed, apart / jnp.where(crossed, r, 1), jnp.sign(apart) * FAR)
+    return apart + sign * h * small, jnp.clip(ratio + sign * h * safe_sqrt(small / large), -FAR, FAR)
+
+
+def moments_of(pieces: Pieces, pair: Pair) -> "Moments":
+    """The moments of all pairs of terms."""
+    spots = sorted({(t.side, t.place) for t in pieces.terms})
+    return Moments(spots, corners(spots, pair))
+
+
+class Moments:
+    """J_ab of a quadrant, each computed once."""
+
+    def __init__(self, spots: list[Spot], law: Corner, *, barrier: bool = False):
+        self.spots, self.law, self.barrier = spots, law, barrier
         self.known: dict[tuple[int, int], Array] = {}
 
     def weights(self, pieces: Pieces, order: int) -> np.ndarray:
@@ -260,45 +305,40 @@ class Moments:
 
     def __call__(self, a: int, b: int) -> Array:
         if (a, b) not in self.known:
-            self.known[a, b] = self._moment(a, b)
+            found = self._moment(a, b)
+            self.known[a, b] = lax.optimization_barrier(found) if self.barrier else found
         return self.known[a, b]
 
     def _moment(self, a: int, b: int) -> Array:
+        h, k, rho = self.law.h, self.law.k, self.law.rho
         if a == b == 0:
-            return self._orthant()
+            return _orthant(self.law)
         if a == -1:
-            return _density(self.h) * self._ray(b, self.n1, self.m1)
+            return _density(h) * self._ray(b, self.law.n1, self.law.m1)
         if b == -1:
-            return _density(self.k) * self._ray(a, self.n2, self.m2)
+            return _density(k) * self._ray(a, self.law.n2, self.law.m2)
         if a >= b:
             before = self(a - 2, b) if a > 1 else self(-1, b)
-            return (before + self.rho * self(a - 1, b - 1) - self.h * self(a - 1, b)) / a
+            return (before + rho * self(a - 1, b - 1) - h * self(a - 1, b)) / a
         before = self(a, b - 2) if b > 1 else self(a, -1)
-        return (before + self.rho * self(a - 1, b - 1) - self.k * self(a, b - 1)) / b
+        return (before + rho * self(a - 1, b - 1) - k * self(a, b - 1)) / b
 
     def _ray(self, order: int, n: Array, m: Array) -> Array:
         """E[(r z - n)_+^order] / order!, with m = n / r: finite where r vanishes."""
         if order == 0:
             return ndtr(-m)
-        before = self.r * _density(m) if order == 1 else self.r * self.r * self._ray(order - 2, n, m)
+        r = self.law.r
+        before = r * _density(m) if order == 1 else r * r * self._ray(order - 2, n, m)
         return (before - n * self._ray(order - 1, n, m)) / order
 
-    def _orthant(self) -> Array:
-        """P(x > h, y > k) for h, k >= 0."""
-        half = (ndtr(-self.h) + ndtr(-self.k)) / 2
-        general = jnp.maximum(half - owen(self.h, self.m1) - owen(self.k, self.m2), 0)
-        return jnp.where(self.at_zero, (np.pi - self.theta) / (2 * np.pi), general)
 
-    def _beyond(self, h: Array, k: Array) -> tuple[Array, Array]:
-        """n = k - rho h, from the nearer end, and m = n / r, at most FAR."""
-        acute = self.rho >= 0
-        apart = jnp.where(acute, k - h, k + h)
-        small, large = jnp.where(acute, self.near, self.far), jnp.where(acute, self.far, self.near)
-        sign = jnp.where(acute, 1, -1)
-        # At theta = 0 or pi the ray is crossed always, never, or (apart = 0) by half.
-        crossed = self.r > 1e-18
-        ratio = jnp.where(crossed, apart / jnp.where(crossed, self.r, 1), jnp.sign(apart) * FAR)
-        return apart + sign * h * small, jnp.clip(ratio + sign * h * safe_sqrt(small / large), -FAR, FAR)
+def _orthant(law: Corner) -> Array:
+    """P(x > h, y > k), Owen's formula; T(-h, a) = T(h, a)."""
+    total = (ndtr(-law.h) + ndtr(-law.k)) / 2
+    for place, m in ((law.h, law.m1), (law.k, law.m2)):
+        total = total - jnp.where(place < 0, -1, 1) * owen(size(place), m)
+    general = jnp.maximum(total - jnp.where((law.h < 0) != (law.k < 0), 0.5, 0), 0)
+    return jnp.where(law.at_zero, (np.pi - law.theta) / (2 * np.pi), general)
 
 
 _NODES = {4: leggauss(7), 8: leggauss(13)}

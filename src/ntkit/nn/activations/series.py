@@ -19,6 +19,15 @@ from ntkit.errors import InputError
 from ntkit.nn._law import safe_sqrt
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
+from ntkit.nn.activations._mixed import (
+    Mixed,
+    fit_mixed,
+    mixed_diagonal,
+    mixed_dual,
+    mixed_mean,
+    mixed_variance,
+    signs_of,
+)
 from ntkit.nn.activations._pieces import Pieces, average, find_pieces, pieces_diagonal, pieces_dual, pieces_error
 from ntkit.nn.activations._quadrature import hosted
 from ntkit.nn.activations._runtime import beyond, row, series_dual, squares
@@ -26,6 +35,8 @@ from ntkit.nn.activations._tables import Fit, Series, compress, find_parity, fit
 
 # float32 cannot resolve more: its series is cut here. What rounding adds was measured, and is stated by `error`.
 SINGLE, SINGLE_ROUNDING, DOUBLE_ROUNDING = 7e-8, 1e-6, 1e-14
+# Where kinks away from 0 are subtracted, of a function that they make small: measured on the tests' functions.
+MIXED_ROUNDING = 1e-5
 
 Kinks = Literal["find"] | tuple[float, ...]
 
@@ -58,12 +69,19 @@ class Tabulated(Nonlinearity):
         pieces = _pieces(self.plan())
         if pieces is not None:
             return pieces_dual(pieces, xx, xy, yy, gap)
+        mixed = _mixed(self.plan())
+        if mixed is not None:
+            series, signs = _mixed_series(self.plan(), xy.dtype)
+            return mixed_dual(mixed, series, signs, xx, xy, yy, gap)
         return series_dual(_series(self.plan(), xy.dtype), xx, xy, yy, gap)
 
     def diagonal(self, q: Array) -> Diagonal:
         pieces = _pieces(self.plan())
         if pieces is not None:
             return pieces_diagonal(pieces, q)
+        mixed = _mixed(self.plan())
+        if mixed is not None:
+            return mixed_diagonal(mixed, q)
         series = _series(self.plan(), q.dtype)
         x = row(series, q)
         known = Diagonal(x.norm * x.norm, x.slope_norm * x.slope_norm)
@@ -76,12 +94,18 @@ class Tabulated(Nonlinearity):
     def variance(self, q: Array) -> Array:
         if _pieces(self.plan()) is not None:
             return self.diagonal(q).value
+        mixed = _mixed(self.plan())
+        if mixed is not None:
+            return mixed_variance(mixed, *_mixed_series(self.plan(), q.dtype), q)
         norm = row(_series(self.plan(), q.dtype), q).norm
         return norm * norm
 
     def mean(self, q: Array) -> Array:
         pieces = _pieces(self.plan())
-        return row(_series(self.plan(), q.dtype), q).mean if pieces is None else average(pieces, safe_sqrt(q))
+        if pieces is not None:
+            return average(pieces, safe_sqrt(q))
+        mixed = _mixed(self.plan())
+        return row(_series(self.plan(), q.dtype), q).mean if mixed is None else mixed_mean(mixed, q)
 
     def error(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """An estimate of the error of both duals relative to their norms, for pairs of variances up to q.
@@ -95,7 +119,8 @@ class Tabulated(Nonlinearity):
         if pieces is not None:
             return pieces_error(pieces, q)
         fitted, single = _fitted(self.plan()), q.dtype.itemsize <= 4
-        inside = fitted.error + (SINGLE + SINGLE_ROUNDING if single else DOUBLE_ROUNDING)
+        rounding = SINGLE_ROUNDING if _mixed(self.plan()) is None else MIXED_ROUNDING
+        inside = fitted.error + (SINGLE + rounding if single else DOUBLE_ROUNDING)
         outside = inside + beyond(fitted, _series(self.plan(), q.dtype), q)
         return jnp.where(q <= fitted.tables.scale.top**2, inside, outside)
 
@@ -110,7 +135,8 @@ class Activation(Tabulated):
     - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
     - `kinks`: where phi, phi' or phi'' jumps. "find" looks for them on [-60, 60]; a tuple declares them.
     - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
-      float64, for `variances` (lowest, highest). In float32 it is about 1e-7.
+      float64, for `variances` (lowest, highest). In float32 it is about 1e-6. Where a function with kinks away from 0
+      vanishes around 0, or oscillates, it may not be reached: `error` says so.
 
     `error(q)` is the estimate reached, measured on points the fit has not seen, and bounded beyond `variances`.
     Raises `ntkit.InputError` for arguments of the wrong kind and for functions that are not finite.
@@ -191,16 +217,43 @@ def _kinks_of(plan: Plan) -> tuple[Kink, ...]:
     return find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
 
 
+def _hard(kinks: tuple[Kink, ...]) -> bool:
+    """Whether a kink lies away from 0 or the function itself jumps: what the plain series does not serve."""
+    return any(kink.place or kink.order == 0 for kink in kinks)
+
+
 @lru_cache(maxsize=64)
 def _pieces(plan: Plan) -> Pieces | None:
     """The closed form of a function made of parabolas with kinks away from 0, where the series would not converge."""
     kinks = _kinks_of(plan)
-    return find_pieces(hosted(plan.fn), kinks) if any(kink.place for kink in kinks) else None
+    return find_pieces(hosted(plan.fn), kinks) if _hard(kinks) else None
+
+
+@lru_cache(maxsize=64)
+def _mixed(plan: Plan) -> Mixed | None:
+    """What else has such kinks: closed forms for these, a series for the rest."""
+    kinks = _kinks_of(plan)
+    if not _hard(kinks) or _pieces(plan) is not None:
+        return None
+    places = tuple(sorted({kink.place for kink in kinks}))
+    return fit_mixed(plan.fn, plan.derivative, places, plan.tolerance, plan.variances)
+
+
+@lru_cache(maxsize=128)
+def _mixed_series(plan: Plan, dtype: np.dtype) -> tuple[Series, np.ndarray]:
+    """The series, and the signs of its features."""
+    mixed = _mixed(plan)
+    assert mixed is not None
+    if dtype.itemsize > 4:
+        return mixed.fit.series, signs_of(mixed.fit.tables, plan.tolerance / 4)
+    return compress(mixed.coarse, SINGLE, np.float32), signs_of(mixed.coarse, SINGLE)
 
 
 @lru_cache(maxsize=64)
 def _fitted(plan: Plan) -> Fit:
-    kinks = _kinks_of(plan)
+    kinks, mixed = _kinks_of(plan), _mixed(plan)
+    if mixed is not None:
+        return mixed.fit
     return fit(plan.fn, plan.derivative, kinks, plan.tolerance, plan.variances[1] ** 0.5)
 
 

@@ -1,0 +1,91 @@
+"""Duals of functions with kinks away from 0 that no parabolas make, and of jumps: against nested split quadrature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_series import law, line, nested
+
+from ntkit.nn.activations.series import Activation
+
+
+def shifted_elu(x):
+    return jax.nn.elu(x - 1)
+
+
+def cut_cosine(x):
+    return jnp.where(x > 0, jnp.cos(x), 0)
+
+
+# cos(10 z) turns often: the panels of the oracle must follow.
+FINE = tuple(np.arange(-50, 51, 4.0))
+# The function, its derivative, its kinks.
+KINKED = {
+    "elu(x - 1)": (
+        Activation(shifted_elu),
+        lambda x: np.where(x > 1, x - 1, np.expm1(np.minimum(x - 1, 0))),
+        lambda x: np.where(x > 1, 1, np.exp(np.minimum(x - 1, 0))),
+        (1.0,),
+    ),
+    "cos x, x > 0": (
+        Activation(cut_cosine),
+        lambda x: np.where(x > 0, np.cos(x), 0),
+        lambda x: np.where(x > 0, -np.sin(x), 0),
+        FINE + (0.0,),
+    ),
+}
+# Sharp where s1 = s2 near 0 and pi; all corners of the promised range.
+POINTS = np.array(
+    [
+        (1e-2, 1e-2, 0.7), (1e-2, 7.0, 0.05), (0.3, 1e2, 2.4), (7.0, 7.0, 1e-3), (7.0, 7.0, 0.05), (7.0, 9.0, 0.01),
+        (1e2, 1e2, 0.05), (1e2, 1e2, 1.5), (1e2, 1e2, np.pi - 1e-3), (0.3, 0.3, 2.9),
+    ]
+)  # fmt: skip
+
+
+def norms(f, kinks):
+    return [np.sqrt([line(lambda x: f(x) ** 2, kinks, q) for q in column]) for column in POINTS.T[:2]]
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_duals_and_gap(name, x64):
+    activation, value, slope, kinks = KINKED[name]
+    q1, q2, theta = POINTS.T
+    single, double = (jax.jit(activation.dual)(*law(q1, q2, theta, d)) for d in (np.float32, np.float64))
+    for f, rough, fine in ((value, single.value, double.value), (slope, single.derivative, double.derivative)):
+        exact, (n1, n2) = np.array([nested(f, f, kinks, *p) for p in POINTS]), norms(f, kinks)
+        assert np.max(np.abs(fine - exact) / (n1 * n2)) < 1e-9
+        assert np.max(np.abs(np.asarray(rough, np.float64) - exact) / (n1 * n2)) < 3e-6
+    exact, (n1, n2) = np.array([nested(value, value, kinks, *p) for p in POINTS]), norms(value, kinks)
+    np.testing.assert_allclose(double.gap, n1 * n2 - np.abs(exact), rtol=0, atol=1e-9 * np.max(n1 * n2))
+    # Nearly parallel pairs of one variance keep their digits.
+    near = (q1 == q2) & (theta < 0.01)
+    for gap, digits in ((single.gap, 1e-3), (double.gap, 1e-6)):
+        np.testing.assert_allclose(np.asarray(gap)[near], (n1 * n2 - exact)[near], rtol=digits)
+    assert float(activation.error(jnp.asarray(1e2))) <= 1e-9
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_diagonal_and_mean(name, x64):
+    activation, value, slope, kinks = KINKED[name]
+    q = np.array([1e-2, 0.3, 7.0, 1e2])
+    found, mean = jax.jit(activation.diagonal)(jnp.asarray(q)), activation.mean(jnp.asarray(q))
+    for i, variance in enumerate(q):
+        squares = [line(lambda x, f=f: f(x) ** 2, kinks, variance) for f in (value, slope)]
+        np.testing.assert_allclose([found.value[i], found.derivative[i]], squares, rtol=2e-9)
+        assert abs(mean[i] - line(value, kinks, variance)) < 2e-9 * np.sqrt(squares[0])
+
+
+def test_finite_at_the_edges():
+    activation = KINKED["elu(x - 1)"][0]
+    laws = jnp.asarray(
+        [(0, 0, 0, 0), (0, 0, 1, 0), (1, 1, 1, 0), (1, -1, 1, 0), (1, 0, 1, 1), (1, 2, 4, 0), (900, 90, 100, 210)],
+        jnp.float32,
+    )
+
+    def total(law):
+        return sum(activation.dual(*law)) + sum(activation.diagonal(law[0])) + activation.mean(law[0])
+
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(total)))(laws)
+    assert np.isfinite(values).all()
+    assert np.isfinite(slopes).all()
