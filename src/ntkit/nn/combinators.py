@@ -134,7 +134,7 @@ class Sum(Layer):
         names = " and ".join(f"`{b.name}`" for b in self.branches)
         if len({out.infinite for out in outs}) > 1:
             raise InputError(
-                f"`Sum` of {names}: one branch hands on the raw input, whose channels are finite in number, so that the "
+                f"`Sum` of {names}: a branch hands on the raw input, whose channels are finite in number, so that the "
                 "sum does not become Gaussian at infinite width. Put a `Dense` before the `Sum`."
             )
         if sum(not out.fresh for out in outs) > 1:

@@ -106,7 +106,8 @@ class Windowed:
             local.width,
         )
         # Without barriers XLA writes the recursion out once for each of its uses, and compiles gradients for minutes.
-        law = Corner(*lax.optimization_barrier(law[:-1]), law.at_zero)
+        known = dict(zip(law._fields, lax.optimization_barrier(law[:-1]), strict=False))
+        law = law._replace(**known)
         self.moments = Moments(spots, law, barrier=True)
 
     def __call__(self, local: Local) -> Array:

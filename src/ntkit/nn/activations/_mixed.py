@@ -25,22 +25,22 @@ from ntkit.nn.activations._base import Diagonal, Dual
 from ntkit.nn.activations._local import Local, Windowed, localise
 from ntkit.nn.activations._pieces import Pair, pair_of
 from ntkit.nn.activations._quadrature import derivative_of, hosted
-from ntkit.nn.activations._runtime import _sum, row
+from ntkit.nn.activations._runtime import row, sums
 from ntkit.nn.activations._split import Kinked, Rule, common_rule, rest_dual
 from ntkit.nn.activations._tables import (
-    Block,
     Fit,
     Sampler,
     Scale,
     Series,
     Tables,
     Turn,
-    _averages,
-    _features,
-    _growth,
+    averages,
     compress,
+    find_features,
+    find_growth,
     find_parity,
     to_coefficients,
+    totals,
 )
 
 # Jumps of phi and of its derivatives below ORDERS go into kappa, under windows of this width.
@@ -98,11 +98,11 @@ def sample_mixed(parts: Parts, scale: Scale, count: int, terms: int) -> Tables:
     # Price's theorem takes the impulses in phi', too.
     steps = np.array([total + extra for total, extra in duals]) * np.outer(s / n0, s / n0)
     sample = Sampler(parts.value, parts.slope, parts.parity, False, 52)
-    growths = _growth(sample, "value", scale.top), _growth(sample, "slope", scale.top)
+    growths = find_growth(sample, "value", scale.top), find_growth(sample, "slope", scale.top)
     norms = np.array([n0 / growths[0](s), n1 / growths[1](s), value.values @ weights / n0])
     return Tables(
         scale, turn, parts.parity, False, growths, norms, _gram(value, weights) / np.outer(n0, n0),
-        slopes / np.outer(n1, n1), np.tensordot(_averages(turn, terms), steps, 1),
+        slopes / np.outer(n1, n1), np.tensordot(averages(turn, terms), steps, 1),
     )  # fmt: skip
 
 
@@ -146,8 +146,8 @@ def measure_mixed(parts: Parts, series: Series, signs: np.ndarray, low: float) -
     angle = chebyshev.chebvander(series.turn(folded), series.terms - 1)
     a = series.features @ basis
     way = 2 * np.sin(folded / 2)[:, None, None] ** 2
-    found = (a.T * signs) @ a - way * _total(series.mean_slope, angle, basis), _total(series.slope, angle, basis)
-    lines, worst = (value, slope), 0.0
+    slopes, mean_slopes = totals(series, angle, basis)
+    found, lines, worst = ((a.T * signs) @ a - way * mean_slopes, slopes), (value, slope), 0.0
     for got, line, norm, parity in zip(
         found, lines, _scales(parts, lines, weights), (parts.parity, -parts.parity), strict=True
     ):
@@ -157,11 +157,6 @@ def measure_mixed(parts: Parts, series: Series, signs: np.ndarray, low: float) -
         error = np.abs(sign * got * np.outer(norm, norm) - exact) / np.outer(true, true)
         worst = max(worst, float(error.max()))
     return worst
-
-
-def _total(blocks: tuple[Block, ...], angle: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    sums = np.concatenate([np.einsum("krs,krt->kst", b.left @ basis, b.right @ basis) for b in blocks])
-    return np.tensordot(angle[:, : len(sums)], sums, 1)
 
 
 @lru_cache(maxsize=64)
@@ -186,7 +181,7 @@ def fit_mixed(fn, derivative, places: tuple[float, ...], tolerance: float, varia
 
 def signs_of(tables: Tables, tolerance: float) -> np.ndarray:
     """The signs of the features that `compress` keeps of the Gram matrix at this tolerance."""
-    left, right = _features(tables.gram, tolerance / 8)
+    left, right = find_features(tables.gram, tolerance / 8)
     return np.sign(np.sum(left * right, axis=1))
 
 
@@ -204,12 +199,13 @@ def mixed_dual(mixed: Mixed, series: Series, signs: np.ndarray, xx: Array, xy: A
     a, b = (jnp.tensordot(series.features, r.basis, 1, precision="highest") for r in (left, right))
     axes = (-1,) + (1,) * (a.ndim - 1)
     apart = jnp.sum(signs.astype(a.dtype).reshape(axes) * (a - b) ** 2, axis=0) / 2
-    lost = kept + apart + pair.near * _sum(series.mean_slope, left, right, turn)
+    slope, mean_slope = sums(series.blocks, left, right, turn)
+    lost = kept + apart + pair.near * mean_slope
     squares = [_squares(series, signs, x, k[0] * u[0] * u[0]) for x, k, u in zip((a, b), own, units, strict=True)]
     lengths = [safe_sqrt(x) if mixed.parts.floors[0] else jnp.ones_like(x) for x in squares]
     mean = (lengths[0] ** 2 + lengths[1] ** 2) / 2
     value = left.norm * right.norm * (mean - lost)
-    derivative = left.slope_norm * right.slope_norm * (_sum(series.slope, left, right, turn) + slopes)
+    derivative = left.slope_norm * right.slope_norm * (slope + slopes)
     # sqrt(n1 n2) - (n1 + n2) / 2 + lost, with n = 1 but where a norm has a floor.
     short = jnp.maximum(jnp.where(lost <= mean, lost, 2 * mean - lost) - (lengths[0] - lengths[1]) ** 2 / 2, 0)
     if parity:

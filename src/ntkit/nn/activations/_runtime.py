@@ -62,7 +62,7 @@ def series_dual(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> 
     """Both duals and the gap, as `Nonlinearity.dual`."""
     left, right = row(series, xx), row(series, yy)
     turn, way = _turned(series, xx, xy, yy, gap)
-    slope, mean_slope = _sums(series.blocks, left, right, turn)
+    slope, mean_slope = sums(series.blocks, left, right, turn)
     lost = _distance(series, left, right, xy) + way * mean_slope
     top = left.norm * right.norm
     # `lost` is 1 - cosine between phi(u) and phi(v); where the angle was folded, between phi(u) and +-phi(v).
@@ -102,10 +102,10 @@ def _distance(series: Series, left: Row, right: Row, like: Array) -> Array:
 UNROLL = 2
 
 
-def _sums(blocks: tuple[Block, ...], left: Row, right: Row, t: Array) -> Array:
+def sums(blocks: tuple[Block, ...], left: Row, right: Row, t: Array) -> Array:
     """sum_k T_k(t) f_k(left) . f_k(right) of both series, (2, ...), by Clenshaw's recurrence."""
-    sums = jnp.zeros((2, *t.shape), t.dtype)
-    state, t = (sums, sums), t[None]
+    nothing = jnp.zeros((2, *t.shape), t.dtype)
+    state, t = (nothing, nothing), t[None]
 
     def step(state: tuple[Array, Array], features: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         ahead, after = state

@@ -123,13 +123,13 @@ def sample_tables(sample: Sampler, top: float, size: int, terms: int) -> Tables:
         mean_slope = (unit @ unit.T - value) / np.sin(thetas / 2)[:, None, None]
     else:
         ratio = s * n1 / n0
-        mean_slope = np.tensordot(_averages(turn, terms), slope, 1) * np.outer(ratio, ratio)
-    growths = _growth(sample, "value", top), _growth(sample, "slope", top)
+        mean_slope = np.tensordot(averages(turn, terms), slope, 1) * np.outer(ratio, ratio)
+    growths = find_growth(sample, "value", top), find_growth(sample, "slope", top)
     norms = np.array([n0 / growths[0](s), n1 / growths[1](s), values @ root / n0])
     return Tables(scale, turn, sample.parity, sample.jump, growths, norms, unit @ unit.T, slope, mean_slope)
 
 
-def _averages(turn: Turn, terms: int) -> np.ndarray:
+def averages(turn: Turn, terms: int) -> np.ndarray:
     """Maps samples of h(theta) to those of int_0^theta h(t) sin(t) dt / (1 - cos(theta)), a mean of h."""
     p, w = leggauss(terms + 8)
     p, w = (p + 1) / 2, w / 2
@@ -145,7 +145,7 @@ def to_coefficients(count: int) -> np.ndarray:
     return np.cos(np.pi * k * (j + 0.5) / count) * np.where(k == 0, 1, 2) / count
 
 
-def _growth(sample: Sampler, which: str, top: float) -> Growth:
+def find_growth(sample: Sampler, which: str, top: float) -> Growth:
     """Exponents of the norm at 0 and at the top of the table."""
     s = np.array([1e-5, 2e-5, 0.97 * top, top])
     log = np.log(np.maximum(np.linalg.norm(sample.rays(which, s)[0], axis=1), 1e-300))
@@ -187,7 +187,7 @@ def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
     size = tables.gram.shape[0]
     back = to_coefficients(size)
     series = [_terms(t, back, tolerance) for t in (tables.slope, tables.mean_slope)]
-    features = _features(tables.gram, tolerance / 8)[0] @ back.T
+    features = find_features(tables.gram, tolerance / 8)[0] @ back.T
     norms = tables.norms @ back.T
     everything = [norms, features, *(f for terms in series for pair in terms for f in pair)]
     degree = max(_needed(f, tolerance / 10) for f in everything)
@@ -204,11 +204,11 @@ def _terms(samples: np.ndarray, back: np.ndarray, tolerance: float) -> list[tupl
     series = np.tensordot(to_coefficients(len(samples)), samples, 1)
     tails = np.cumsum(np.abs(series).max((1, 2))[::-1])[::-1]
     kept = max(1, int((tails > tolerance / 4).sum()))
-    pairs = (_features(term, tolerance / (2 * kept**0.5)) for term in series[:kept])
+    pairs = (find_features(term, tolerance / (2 * kept**0.5)) for term in series[:kept])
     return [(left @ back.T, right @ back.T) for left, right in pairs]
 
 
-def _features(matrix: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+def find_features(matrix: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """left, right (r, S) with left^T right = matrix up to the tolerance, entrywise, for a symmetric matrix."""
     size, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     weight = np.abs(size) * np.abs(vectors).max(0) ** 2
@@ -249,14 +249,20 @@ def evaluate(series: Series, s: np.ndarray, thetas: np.ndarray) -> tuple[np.ndar
     sign = np.where(thetas > np.pi / 2, series.parity or 1, 1)[:, None, None]
     angle = chebyshev.chebvander(series.turn(folded), series.terms - 1)
 
-    sums = np.concatenate([np.einsum("kwrs,kwrt->kwst", b.left @ basis, b.right @ basis) for b in series.blocks])
-    slope, mean_slope = np.moveaxis(np.tensordot(angle, sums, 1), 1, 0)
+    slope, mean_slope = totals(series, angle, basis)
     a = series.features @ basis
     base = 1 - np.sum((a[:, :, None] - a[:, None, :]) ** 2, 0) / 2
     way = np.sin(folded / 2) if series.jump else 2 * np.sin(folded / 2) ** 2
     value = base - way[:, None, None] * mean_slope
     slope_sign = np.where((thetas > np.pi / 2)[:, None, None] & (series.parity != 0), -series.parity, 1)
     return sign * value, slope_sign * slope
+
+
+def totals(series: Series, angle: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sums over k, (thetas, s, s) each, from T_k(t), (thetas, K), and T_j(x), (S, s)."""
+    sums = [np.einsum("kwrs,kwrt->kwst", block.left @ basis, block.right @ basis) for block in series.blocks]
+    slope, mean_slope = np.moveaxis(np.tensordot(angle, np.concatenate(sums), 1), 1, 0)
+    return slope, mean_slope
 
 
 def measure(sample: Sampler, series: Series, places: tuple[float, ...] = ()) -> float:
