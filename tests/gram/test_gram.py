@@ -59,12 +59,33 @@ def test_only_the_upper_triangle_is_computed():
 
     class Watched(Rbf):
         def __call__(self, x1, x2=None):
-            jax.debug.callback(lambda: seen.append(x2 is None))
+            jax.debug.callback(lambda: seen.append("square" if x2 is None else "pairs"))
             return Rbf.__call__(self, x1, x2)
 
     gram(Watched(), examples(12, 5), tile=3)
     jax.effects_barrier()
-    assert sorted(seen) == [False] * 6 + [True] * 4
+    assert sorted(seen) == ["pairs"] * 6 + ["square"] * 4
+
+
+def test_the_method_for_the_diagonal_is_what_stands_there():
+    class WithDiagonal(Rbf):
+        def diagonal(self, x):
+            return jnp.full(len(x), 7.5, x.dtype)
+
+    x = examples(12, 5)
+    k, plain = (gram(kernel, x, tile=5) for kernel in (WithDiagonal(), Rbf()))
+    assert (np.diag(k) == 7.5).all()
+    beside = ~np.eye(12, dtype=bool)
+    np.testing.assert_allclose(k[beside], plain[beside], rtol=ROUNDING)
+
+
+def test_a_diagonal_of_another_shape_is_refused():
+    class Wrong(Rbf):
+        def diagonal(self, x):
+            return x
+
+    with pytest.raises(InputError, match=r"`kernel.diagonal\(x\)` must hold"):
+        gram(Wrong(), examples(12, 5), tile=5)
 
 
 def test_named_tuples():
