@@ -296,5 +296,5 @@ def _panels(places: tuple[float, ...], q: Array) -> tuple[Array, Array]:
     low, width = ends[..., :-1, None], jnp.diff(ends, axis=-1)[..., None]
     part, share = ((y / 2).astype(q.dtype).reshape((1,) * (q.ndim + 1) + (-1,)) for y in (x + 1, w))
     z = (low + width * part).reshape(*q.shape, -1)
-    weights = (width * share).reshape(*q.shape, -1) * jnp.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+    weights = (width * share).reshape(*q.shape, -1) * jnp.exp(-z * z / 2) * (2 * np.pi) ** -0.5
     return z, weights
