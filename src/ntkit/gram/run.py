@@ -228,8 +228,8 @@ class _Room:
     def __init__(self, job: _Job, program: Program, tile_bytes: int):
         height, width = program.plan.tile
         row = int(np.prod(job.x1.shape[1:])) * job.dtype.itemsize
-        # Twice the tile, since JAX frees one while the next already runs. Each input on the host, cast and filled up, on
-        # the device, packed by the matrix product, and as pages of the file that it may be mapped from.
+        # Twice the tile, since JAX frees one while the next already runs. Each input on the host, cast and filled up,
+        # on the device, packed by the matrix product, and as pages of the file that it may be mapped from.
         self.needed = 2 * tile_bytes + 4 * (height + width) * row
         self._budget, self._inputs = job.budget, 1 if job.symmetric else 2
 
