@@ -53,7 +53,7 @@ def pair_laws(x1: Float[Array, "n d"], x2: Float[Array, "m d"] | None) -> Covari
     rows = _Rows.of(x1)
     columns = rows if x2 is None else _Rows.of(x2)
     pairs = _few if x1.shape[1] <= FEW_FEATURES else _many
-    xy, relative_gap = pairs(rows, columns, x2 is None)
+    xy, relative_gap = pairs(rows, columns)
     s = rows.root[:, None] * columns.root[None, :]
     # Only the value is refined: d(gap) = ds - d|xy| is right as it stands, at zero rows too, and needs no derivative
     # of a loop.
@@ -88,7 +88,7 @@ def _slope(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple
     return primals[0], tangents[1]
 
 
-def _few(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+def _few(rows: _Rows, columns: _Rows) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """K(x, y) and relative gaps by direct sums over few features."""
     units = [r.x * r.to_unit[:, None] for r in (rows, columns)]
     product = apart = together = jnp.zeros((len(rows.x), len(columns.x)), rows.x.dtype)
@@ -102,22 +102,30 @@ def _few(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n 
     return product / rows.x.shape[1], jax.lax.stop_gradient(gap)
 
 
-def _many(rows: _Rows, columns: _Rows, symmetric: bool) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+def _many(rows: _Rows, columns: _Rows) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """K(x, y) and relative gaps by one matrix product; the few gaps that it cannot resolve are done again, exactly."""
     product = jnp.matmul(rows.x, columns.x.T, precision="highest")
     rows, columns, known = jax.lax.stop_gradient((rows, columns, product))
     cosine = known * (rows.to_unit[:, None] * columns.to_unit[None, :])
-    diagonal = jnp.eye(*cosine.shape, dtype=bool) & symmetric
+    same = _same_example(rows, columns)
     # Below the threshold the angle sqrt(2 gap) of a rounded gap would be wrong by more than a few units of float
     # precision.
     threshold = 2.0**-9 if cosine.dtype.itemsize <= 4 else 2.0**-18
-    nearest = jnp.min(jnp.where(diagonal, 1, 1 - size(cosine)))
+    rough = jnp.where(same, 0, jnp.maximum(1 - size(cosine), 0))
     gap = jax.lax.cond(
-        nearest < threshold,
-        lambda: _refine(rows, columns, cosine, (1 - size(cosine) < threshold) & ~diagonal),
-        lambda: jnp.maximum(1 - size(cosine), 0),
+        jnp.min(jnp.where(same, 1, rough)) < threshold,
+        lambda: _refine(rows, columns, cosine, rough, (rough < threshold) & ~same),
+        lambda: rough,
     )
     return product / rows.x.shape[1], gap
+
+
+def _same_example(rows: _Rows, columns: _Rows) -> Bool[Array, "n m"]:
+    """Where the same row stands at the same place on both sides, as on the diagonal of a tile: its gap is 0."""
+    n, m = len(rows.x), len(columns.x)
+    if n != m:
+        return jnp.zeros((n, m), bool)
+    return jnp.eye(n, dtype=bool) & jnp.all(rows.x == columns.x, axis=1)[:, None]
 
 
 def _snap(gap: Array) -> Array:
@@ -127,21 +135,21 @@ def _snap(gap: Array) -> Array:
     return jnp.where(gap < 8 * jnp.finfo(gap.dtype).eps ** 2, 0, gap)
 
 
-def _refine(rows: _Rows, columns: _Rows, cosine: Float[Array, "n m"], near: Bool[Array, "n m"]) -> Float[Array, "n m"]:
+def _refine(
+    rows: _Rows, columns: _Rows, cosine: Float[Array, "n m"], rough: Float[Array, "n m"], near: Bool[Array, "n m"]
+) -> Float[Array, "n m"]:
     """The relative gaps, those marked by `near` as |x -+ y|^2 / 2 of the unit vectors, a chunk of pairs at a time."""
     total, chunk = cosine.size, min(CHUNK, cosine.size)
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         gap, near = state
-        (index,) = jnp.nonzero(
-            near, size=chunk, fill_value=total
-        )  # the filling lies outside, so its writes are dropped
+        # The filling lies outside, so its writes are dropped.
+        (index,) = jnp.nonzero(near, size=chunk, fill_value=total)
         i, j = jnp.divmod(jnp.minimum(index, total - 1), cosine.shape[1])
         sign = jnp.where(cosine[i, j] < 0, -columns.to_unit[j], columns.to_unit[j])
         difference = rows.to_unit[i][:, None] * rows.x[i] - sign[:, None] * columns.x[j]
         exact = _snap(jnp.sum(difference * difference, axis=1) / 2)
         return gap.at[index].set(exact, mode="drop"), near.at[index].set(False, mode="drop")
 
-    gap = jnp.maximum(1 - size(cosine), 0)
-    gap, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), step, (gap.ravel(), near.ravel()))
+    gap, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), step, (rough.ravel(), near.ravel()))
     return gap.reshape(cosine.shape)

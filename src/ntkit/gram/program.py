@@ -193,8 +193,13 @@ class _Job:
 @lru_cache(maxsize=64)
 def _compiled(job: _Job) -> tuple[Callable, int]:
     with precision(job.x64):
-        compiled = job.traced.lower().compile()
+        compiled = job.traced.lower().compile(compiler_options=_OPTIONS.get(job.device.platform))
     return compiled, _bytes_of(compiled)
+
+
+# XLA's loops use half of an AVX-512 register unless told otherwise; with whole ones ten layers of ReLU take 0.65 of the
+# time. Processors with shorter registers are not affected.
+_OPTIONS = {"cpu": {"xla_cpu_prefer_vector_width": 512}}
 
 
 def _bytes_of(compiled: Any) -> int:
