@@ -1,8 +1,9 @@
 """`make bench`: ntkit against its peers, interleaved in one run; writes docs/benchmarks/dense.md and dense.json.
 
-Each system runs in a process and an environment of its own. A row's systems take turns, one run each per round, so that
-whatever else the machine does hits them alike; medians and their ratio are reported. neural-tangents needs old releases
-of everything and gets a virtual environment of its own, made on the first run.
+Each system runs in a process and an environment of its own. A row's systems take turns, one each per round, so that
+whatever else the machine does hits them alike; medians and their ratio are reported. A turn is half a second of runs,
+or one run that is longer. neural-tangents needs old releases of everything and gets a virtual environment of its own,
+made on the first run.
 """
 
 import argparse
@@ -152,7 +153,8 @@ def table(results: list[dict], first: dict, imported: float, versions: dict, cor
         "# Dense networks: speed",
         "",
         f"Measured on {datetime.date.today()} by `make bench`: {cores} CPU cores ({cpu_name()}), float32, "
-        f"Python {platform.python_version()}. The systems of a row take turns in one run; medians.",
+        f"Python {platform.python_version()}. The systems of a row take turns in one run, each of half a second or, if "
+        "that is longer, one call; medians.",
         "",
         "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items())
         + ".",

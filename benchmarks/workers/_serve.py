@@ -1,19 +1,23 @@
 """The worker's side of a side-by-side benchmark: prepares one job at a time and runs it when told to.
 
-Read a line `{"job": name}` to prepare, `{"run": true}` to run once; answer each with one JSON line. Standard library
-only, so that it works in any peer's environment.
+Read a line `{"job": name}` to prepare, `{"run": true}` for a turn; answer each with one JSON line. A turn is one run,
+or for a short job as many as fill half a second, and its time is their median: what ran before, on the same cores, is
+then out of the caches. Standard library only, so that it works in any peer's environment.
 """
 
 import json
+import statistics
 import sys
 import time
+
+TURN = 0.5
 
 
 def serve(jobs, versions):
     """`jobs` maps a name to a function that prepares data and returns `run() -> anything, check(result) -> dict`."""
     channel, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not disturb the channel
     say(channel, {"ready": versions()})
-    run = result = None
+    run = None
     for line in sys.stdin:
         request = json.loads(line)
         if "job" in request:
@@ -22,10 +26,18 @@ def serve(jobs, versions):
             result = run()
             say(channel, {"first": time.perf_counter() - start, "check": check(result)})
         elif "run" in request and run is not None:
-            result = None  # freeing the last result is not part of this run
-            start = time.perf_counter()
-            result = run()
-            say(channel, {"seconds": time.perf_counter() - start})
+            say(channel, {"seconds": turn(run)})
+
+
+def turn(run):
+    times = []
+    while sum(times) < TURN:
+        result = None  # freeing the last result is not part of this run
+        start = time.perf_counter()
+        result = run()
+        times.append(time.perf_counter() - start)
+    del result
+    return statistics.median(times)
 
 
 def say(channel, message):
