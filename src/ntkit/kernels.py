@@ -127,15 +127,20 @@ class OfNetwork(Kernel):
         return Kernels(law.xy.astype(x.dtype), law.ntk.astype(x.dtype))
 
 
-# So many activations run in one loop over all pairs. XLA for CPU fuses any number of them, but from some size on (20
-# layers of ReLU in float64) its loop computes shared values again and again, and is a thousand times slower.
-FUSED = 12
+def _fused(dtype: np.dtype) -> int:
+    """So many activations run in one loop over all pairs.
+
+    XLA for CPU fuses any number of them, but from some size of the loop on (20 layers of ReLU in float64, over 40 in
+    float32) it computes shared values again and again, and is a thousand times slower. A border costs, too: each of
+    the arrays that cross it is computed by a loop of its own through all layers before it.
+    """
+    return 24 if dtype.itemsize <= 4 else 12
 
 
 def _behind(net: Layer, law: Covariance, over: Callable[[Layer, Covariance], Covariance]) -> Covariance:
     """The law behind the network, by segments that XLA does not fuse with each other."""
     always = ~(jnp.sum(law.xx) < 0)  # true, but only the user's data know that; a barrier would be optimised away
-    first, *others = segments(net, FUSED)
+    first, *others = segments(net, _fused(law.xy.dtype))
     law = over(first, law)
     for segment in others:
         width = _width(segment, law)
