@@ -246,6 +246,8 @@ class Sinusoid(Nonlinearity):
         top = safe_sqrt(self.variance(xx)) * safe_sqrt(self.variance(yy))
         # Parallel inputs of very different variance: nothing is gained there, and the determinant cancels itself.
         comparable = (f * (xx + yy) < 2) | ((xx < 16 * yy) & (yy < 16 * xx) & (2 * size(value) > top))
+        # At a zero row of an odd phi the quotient is 0 / 0, while the plain difference has the gap's slope, -d|value|.
+        comparable = comparable & (top > 0)
         lost = safe_divide(self._determinant(f * xx, f * yy, f * size(xy), f * gap, xy < 0), top + size(value))
         return Dual(value, derivative, not_negative(jnp.where(comparable, lost, top - size(value))))
 
