@@ -545,9 +545,7 @@ def test_ctrl_c_in_a_process_of_its_own():
 
 @pytest.mark.parametrize("module", ["ntkit", "ntkit.cli"])
 def test_the_installed_command(module):
-    run = subprocess.run(
-        [sys.executable, "-m", module, "info", "--json"], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-m", module, "info", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout)["ntkit"] == ntkit.__version__
 
 
