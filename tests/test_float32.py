@@ -164,3 +164,15 @@ def test_near_duplicates_keep_the_smallest_eigenvalue(stack, b_std):
                         low, high = np.linalg.eigvalsh(d)[[0, -1]]
                         off = abs(np.linalg.eigvalsh(s)[0] - low) / high
                         assert off <= 1e-5, f"{which}, depth {depth}, {features} features, {kind}, n = {n}: {off}"
+
+
+@pytest.mark.parametrize("phi", [nn.Gelu(), nn.Relu(), nn.Cos()], ids=lambda phi: phi.name)
+def test_the_gap_behind_a_shift_survives_rows_of_very_different_length(phi):
+    # It was the difference of two squares of the longer row: 5 times the true gap for rows of ratio 1e8.
+    a, b = np.random.default_rng(0).standard_normal((2, 5))
+    branch = nn.Sequential(phi.normalized(), dense())
+    net = nn.Sequential(dense(0.3), nn.Residual(branch), nn.LayerNorm(), nn.Abs(), dense())
+    for ratio in (1e2, 1e4, 1e8):
+        rows = np.stack([ratio * a, a, ratio * b, b])
+        for single, double in both_precisions(net, rows):
+            laws.close(single, double, 1e-5, scale=np.stack([laws.natural(d) for d in double]))
