@@ -40,7 +40,9 @@ def test_at_duplicates_antipodes_and_multiples(features):
         laws.has_right_gradients(deep(nn.Erf()), rows[[4]], rows[[5, 6, 7]])
 
 
-@pytest.mark.parametrize("first", [nn.Gelu(), nn.Sin()], ids=lambda phi: phi.name)
+@pytest.mark.parametrize(
+    "first", [nn.Gelu(), nn.Sin(), nn.Sin(1.3, 0.6, 0.4), nn.Cos()], ids=["Gelu", "Sin", "shifted Sin", "Cos"]
+)
 def test_the_gap_behind_an_activation_has_the_right_slope_at_a_zero_row(first):
     # It is 0 there with the slope -d|K(x, y)|, which `maximum(gap, 0)` would halve; the next activation sees it.
     net = nn.Sequential(nn.Dense(8, 1.2), first, nn.Dense(8, 1.3, 0.2), nn.Erf(), nn.Dense(1))

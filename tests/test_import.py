@@ -39,7 +39,7 @@ KNOWS = {
     "diagnose": {"kernels", "nn", "gram", "linalg", "empirical", "predict"},
     "plots": {"kernels", "nn", "gram", "linalg", "empirical", "predict", "diagnose"},
 }
-OUTER = {"sklearn", "torch", "report", "cli"}
+OUTER = {"sklearn", "torch", "report", "cli", "__main__"}
 ROOMS = set(KNOWS) | OUTER | {"gallery", "__init__"}
 
 

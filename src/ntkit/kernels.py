@@ -7,7 +7,7 @@ infinite networks here, empirical ones or sketches elsewhere, kernels add and mu
 import abc
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntkit._check import is_float
 from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
@@ -121,10 +122,12 @@ class OfNetwork(Kernel):
 
     def _examples(self, x: Inputs) -> Kernels:
         x, _ = _arrays(x, None)
-        # n numbers, which errors of each layer's variance reach multiplied: `float` is float64 wherever JAX has it.
-        exact = x.astype(float)
-        law = _behind(self.net, Covariance.of_one(variances(exact), x.shape[-1]), _over_examples)
-        return Kernels(law.xy.astype(x.dtype), law.ntk.astype(x.dtype))
+        # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
+        with jax.enable_x64(True):
+            exact = _widened(x)
+            law = Covariance.of_one(variances(exact), x.shape[-1])
+            law = _behind(jax.tree.map(_widened, self.net), law, _over_examples)
+            return Kernels(law.xy.astype(x.dtype), law.ntk.astype(x.dtype))
 
 
 def _fused(dtype: np.dtype) -> int:
@@ -179,6 +182,13 @@ def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:
     first, second = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     check_batches(first, second)
     return first, second
+
+
+def _widened(leaf: Any) -> Any:
+    """Arrays of floats in float64; Python numbers, which take the dtype of what they meet, as they are."""
+    if isinstance(leaf, (Array, np.ndarray, np.floating)) and is_float(leaf.dtype):
+        return jax.lax.convert_element_type(leaf, jnp.float64)
+    return leaf
 
 
 def _with_diagonal(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:

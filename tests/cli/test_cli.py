@@ -543,10 +543,9 @@ def test_ctrl_c_in_a_process_of_its_own():
     assert "9000 x 9000" in done.stdout
 
 
-def test_the_installed_command():
-    run = subprocess.run(
-        [sys.executable, "-m", "ntkit.cli", "info", "--json"], capture_output=True, text=True, check=True
-    )
+@pytest.mark.parametrize("module", ["ntkit", "ntkit.cli"])
+def test_the_installed_command(module):
+    run = subprocess.run([sys.executable, "-m", module, "info", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout)["ntkit"] == ntkit.__version__
 
 

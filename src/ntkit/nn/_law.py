@@ -144,7 +144,9 @@ def _square(leaf: Array, dtype: Any) -> Array:
 
 @_square.defjvp
 def _square_slope(dtype: Any, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _square(primals[0], dtype), (2 * primals[0] * tangents[0]).astype(dtype)
+    # JAX may ask for it outside of the `enable_x64` that `OfNetwork` computes its diagonal in.
+    with jax.enable_x64(True):
+        return _square(primals[0], dtype), (2 * primals[0] * tangents[0]).astype(dtype)
 
 
 def is_zero(leaf: Scalar) -> bool:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 
+import ntkit
 from ntkit import InputError, nn
 
 ORACLES = Path(__file__).parents[2] / "oracles"
@@ -142,6 +144,29 @@ def test_duals_and_their_derivatives_are_finite_where_inputs_degenerate(name):
             slopes, values = jax.jit(jax.grad(everything, has_aux=True))(law)
         assert np.isfinite(values).all()
         assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_holds_from_scale_1e_15_to_1e15(name):
+    # Variances squared, 1e60, are beyond float32; so is what is divided by them.
+    net = nn.Sequential(nn.Dense(8, 1.2), activations()[name], nn.Dense(1))
+    a, b = np.random.default_rng(0).standard_normal((2, 4))
+    rows = np.stack([a, b, -a, 2 * a, 0 * a, a + b])
+    weights = jnp.asarray(np.random.default_rng(1).uniform(0.5, 1.5, (6, 6)), jnp.float32)
+
+    def total(x):  # each kernel over its largest entry, as 1e30 itself has no slope that float32 could pass back
+        return sum(jnp.sum(weights / jnp.max(jnp.abs(jax.lax.stop_gradient(k))) * k) for k in kernel(x, x))
+
+    kernel = ntkit.Both(net)
+    values, slopes = jax.jit(kernel), jax.jit(jax.grad(total))
+    for scale in 10.0 ** np.arange(-15, 16, 2):
+        x = (scale * rows).astype(np.float32)
+        with jax.enable_x64(True):
+            exact = values(jnp.asarray(x, jnp.float64))
+        for got, want in zip(values(jnp.asarray(x)), exact, strict=True):
+            laws.close(got, want, 1e-5, scale=laws.natural(want))
+        if scale < 1e12:
+            assert np.isfinite(slopes(jnp.asarray(x))).all(), scale
 
 
 def test_normalized_has_zero_mean_and_unit_variance_at_variance_one():

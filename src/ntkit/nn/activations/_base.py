@@ -123,9 +123,12 @@ class Affine(Nonlinearity):
         before = self.inner.diagonal(xx).value, self.inner.diagonal(yy).value
         after = self.diagonal(xx).value, self.diagonal(yy).value
         # A shift leaves E(phi(u) - phi(v))^2 / 2 = gap + (root difference)^2 / 2 alone, where the value is near +s.
-        close = a * a * (raw.gap + _half_square(*before)) - _half_square(*after)
+        lengths = a * a * _half_square(*before), _half_square(*after)
+        close = a * a * raw.gap + (lengths[0] - lengths[1])
         roots = safe_sqrt(after[0]) * safe_sqrt(after[1])
-        new_gap = jnp.where((raw.value > 0) & (value > 0), close, roots - size(value))
+        # Of very different lengths that difference cancels more than the plain one.
+        alike = (lengths[0] < roots) & (lengths[1] < roots)
+        new_gap = jnp.where((raw.value > 0) & (value > 0) & alike, close, roots - size(value))
         return Dual(value, a * a * raw.derivative, not_negative(new_gap))
 
     def diagonal(self, q: Array) -> Diagonal:

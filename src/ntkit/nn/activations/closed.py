@@ -1,11 +1,13 @@
 """Activations whose duals are closed formulas. Derivations: docs/derivations/duals.md.
 
 Throughout, (u, v) ~ N(0, [[q1, c], [c, q2]]), s = sqrt(q1 q2), c = s cos(theta), gap = s - |c|. Where a formula needs
-the determinant q1 q2 - c^2 it is taken as gap (s + |c|), which does not cancel.
+the determinant q1 q2 - c^2 it is taken as gap (s + |c|), which does not cancel. Numbers that are a variance squared are
+formed over one: float32 ends at 3e38.
 """
 
 import abc
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,9 +20,24 @@ from ntkit.nn.activations._angle import acute
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
 
 
-def determinant(xx: Array, xy: Array, yy: Array, gap: Array) -> Array:
-    """q1 q2 - c^2 without cancellation."""
-    return gap * (safe_sqrt(xx) * safe_sqrt(yy) + size(xy))
+class _Scaled(NamedTuple):
+    """Numbers of the pair over R = sqrt((1 + k q1)(1 + k q2)), so that D = (1 + k q1)(1 + k q2) - k^2 c^2, which is a
+    variance squared, does not overflow: float32 ends at variances of 1e19 otherwise."""
+
+    over: Array  # 1 / R
+    c: Array  # c / R
+    delta: Array  # (q1 q2 - c^2) / R^2
+    d: Array  # D / R^2
+    h: Array  # 1 / (1 + k q1) + 1 / (1 + k q2)
+
+    @staticmethod
+    def of(k: Scalar, xx: Array, xy: Array, yy: Array, gap: Array) -> "_Scaled":
+        p1, p2 = 1 / jnp.sqrt(1 + k * xx), 1 / jnp.sqrt(1 + k * yy)
+        over, h = p1 * p2, p1 * p1 + p2 * p2
+        c = over * xy
+        delta = over * gap * ((safe_sqrt(xx) * p1) * (safe_sqrt(yy) * p2) + size(c))
+        # 1 + k (q1 + q2) is R^2 (1 / (1 + k q1) + 1 / (1 + k q2)) - 1. The larger h stays, so nothing cancels.
+        return _Scaled(over, c, delta, h - over * over + k * k * delta, h)
 
 
 class PiecewiseLinear(Nonlinearity):
@@ -140,8 +157,10 @@ class Sign(Nonlinearity):
         psi, s, _ = acute(xx, xy, yy, gap)
         alive = s > 0
         # pi / 2 - theta as an arctangent: for nearly orthogonal inputs the difference would lose its digits.
-        opposite = jnp.where(alive, safe_sqrt(determinant(xx, xy, yy, gap)), 1)
-        value = jnp.where(alive, jnp.arctan2(xy, opposite) * (2 / math.pi), 0)
+        over = safe_divide(jnp.ones_like(xx), safe_sqrt(xx)) * safe_divide(jnp.ones_like(yy), safe_sqrt(yy))
+        cosine = over * xy
+        opposite = jnp.where(alive, safe_sqrt(over * gap * (1 + size(cosine))), 1)
+        value = jnp.where(alive, jnp.arctan2(cosine, opposite) * (2 / math.pi), 0)
         return Dual(value, jnp.zeros_like(value), jnp.where(alive, psi * (2 / math.pi), 0))
 
     def diagonal(self, q: Array) -> Diagonal:
@@ -165,9 +184,10 @@ class Erf(Nonlinearity):
         return jax.lax.erf(x)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        root = jnp.sqrt(1 + 2 * (xx + yy) + 4 * determinant(xx, xy, yy, gap))
-        value = (2 / math.pi) * jnp.arctan2(2 * xy, root)
-        derivative = (4 / math.pi) / root
+        pair = _Scaled.of(2, xx, xy, yy, gap)
+        root = jnp.sqrt(pair.d)
+        value = (2 / math.pi) * jnp.arctan2(2 * pair.c, root)
+        derivative = (4 / math.pi) * pair.over / root
         ends = self.diagonal(xx), self.diagonal(yy)
         return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
 
@@ -192,16 +212,14 @@ class Gelu(Nonlinearity):
         return jax.nn.gelu(x, approximate=False)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        delta = determinant(xx, xy, yy, gap)
-        value, derivative = self._formula(xy, delta, 1 + xx + yy + delta, 1 / (1 + xx) + 1 / (1 + yy))
+        pair = _Scaled.of(1, xx, xy, yy, gap)
+        root = jnp.sqrt(pair.d)
+        angle, length = jnp.arctan2(root, -pair.c), jnp.sqrt(1 + xx) * jnp.sqrt(1 + yy)
+        value = (xy * angle + length * ((pair.delta + pair.c * pair.c * pair.h) / root)) / (2 * math.pi)
+        inverse = pair.over / root  # 1 / sqrt(D)
+        derivative = (angle + (pair.h + inverse * inverse) * (pair.c / root)) / (2 * math.pi)
         ends = self.diagonal(xx), self.diagonal(yy)
         return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
-
-    def _formula(self, c: Array, delta: Array, d: Array, h: Array) -> tuple[Array, Array]:
-        root = jnp.sqrt(d)
-        acute = jnp.arctan2(root, -c)
-        value = (c * acute + (delta + c * c * h) / root) / (2 * math.pi)
-        return value, (acute + (h + 1 / d) * c / root) / (2 * math.pi)
 
     def diagonal(self, q: Array) -> Diagonal:
         # A / 2 pi is a quarter or a half turn and a small angle: over many layers each rounding counts.
@@ -246,6 +264,8 @@ class Sinusoid(Nonlinearity):
         top = safe_sqrt(self.variance(xx)) * safe_sqrt(self.variance(yy))
         # Parallel inputs of very different variance: nothing is gained there, and the determinant cancels itself.
         comparable = (f * (xx + yy) < 2) | ((xx < 16 * yy) & (yy < 16 * xx) & (2 * size(value) > top))
+        # At a zero row of an odd phi the quotient is 0 / 0, while the plain difference has the gap's slope, -d|value|.
+        comparable = comparable & (top > 0)
         lost = safe_divide(self._determinant(f * xx, f * yy, f * size(xy), f * gap, xy < 0), top + size(value))
         return Dual(value, derivative, not_negative(jnp.where(comparable, lost, top - size(value))))
 
@@ -356,9 +376,10 @@ class Gaussian(Nonlinearity):
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         r = self.rate
-        d = 1 + 2 * r * (xx + yy) + 4 * r * r * determinant(xx, xy, yy, gap)
-        value = 1 / jnp.sqrt(d)
-        derivative = 4 * r * r * xy / d * value
+        pair = _Scaled.of(2 * r, xx, xy, yy, gap)
+        root = jnp.sqrt(pair.d)
+        value = pair.over / root
+        derivative = 4 * r * r * (pair.c / root) * (value * value)
         ends = self.diagonal(xx), self.diagonal(yy)
         return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
 
