@@ -114,20 +114,31 @@ class OfNetwork(Kernel):
             raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
         self.net.check(Signal.data())
 
-    def _pairs(self, x1: Inputs, x2: Others | None) -> Kernels:
-        first, second = _arrays(x1, x2)
-        law = _behind(self.net, pair_laws(first, second), _over_pairs)
-        both = Kernels(law.xy, law.ntk)
-        return both if x2 is not None else jax.tree.map(_with_diagonal, both, self._examples(first))
+    def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
+        return _values(self.net, *_arrays(x1, x2), names)
 
-    def _examples(self, x: Inputs) -> Kernels:
-        x, _ = _arrays(x, None)
-        # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
-        with jax.enable_x64(True):
-            exact = _widened(x)
-            law = Covariance.of_one(variances(exact), x.shape[-1])
-            law = _behind(jax.tree.map(_widened, self.net), law, _over_examples)
-            return Kernels(law.xy.astype(x.dtype), law.ntk.astype(x.dtype))
+    def _examples(self, x: Inputs, *names: str) -> tuple[Array, ...]:
+        return _diagonals(self.net, _arrays(x, None)[0], names)
+
+
+# Compiled as a whole also where the caller compiles nothing: some hundred small programs would take seconds.
+@eqx.filter_jit
+def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> tuple[Array, ...]:
+    """The arrays of those names, of the law behind the network at all pairs."""
+    law = _behind(net, pair_laws(x1, x2), _over_pairs)
+    values = tuple(getattr(law, name) for name in names)
+    return values if x2 is not None else tuple(map(_with_diagonal, values, _diagonals(net, x1, names)))
+
+
+@eqx.filter_jit
+def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
+    """The same of each example with itself."""
+    # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
+    with jax.enable_x64(True):
+        exact = _widened(x)
+        law = Covariance.of_one(variances(exact), x.shape[-1])
+        law = _behind(jax.tree.map(_widened, net), law, _over_examples)
+        return tuple(getattr(law, name).astype(x.dtype) for name in names)
 
 
 def _fused(dtype: np.dtype) -> int:
@@ -204,10 +215,10 @@ class NTK(OfNetwork):
     net: Layer
 
     def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
-        return self._pairs(x1, x2).ntk
+        return self._pairs(x1, x2, "ntk")[0]
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
-        return self._examples(x).ntk
+        return self._examples(x, "ntk")[0]
 
 
 class NNGP(OfNetwork):
@@ -216,10 +227,10 @@ class NNGP(OfNetwork):
     net: Layer
 
     def __call__(self, x1: Inputs, x2: Others | None = None) -> Float[Array, "n m"]:
-        return self._pairs(x1, x2).nngp
+        return self._pairs(x1, x2, "xy")[0]
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
-        return self._examples(x).nngp
+        return self._examples(x, "xy")[0]
 
 
 class Both(OfNetwork):
@@ -228,10 +239,10 @@ class Both(OfNetwork):
     net: Layer
 
     def __call__(self, x1: Inputs, x2: Others | None = None) -> Kernels:
-        return self._pairs(x1, x2)
+        return Kernels(*self._pairs(x1, x2, "xy", "ntk"))
 
     def diagonal(self, x: Inputs) -> Kernels:
-        return self._examples(x)
+        return Kernels(*self._examples(x, "xy", "ntk"))
 
 
 def kernels(net: Layer, x1: Inputs, x2: Others | None = None) -> Kernels:
