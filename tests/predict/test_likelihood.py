@@ -96,8 +96,12 @@ def test_a_matrix_that_is_not_definite_gives_nan():
 def test_ascent_ends_where_scikit_learn_ends():
     x, y, _ = regression(n=40)
     theirs = GaussianProcessRegressor(SklearnRBF(0.5) + WhiteKernel(0.5), alpha=0.0).fit(x, y)
-    found = maximise_likelihood(RBF(0.5), x, y, 0.5, where=lambda k: k.lengthscale, tolerance=1e-8)
+    seen = []
+    found = maximise_likelihood(
+        RBF(0.5), x, y, 0.5, where=lambda k: k.lengthscale, tolerance=1e-8, progress=lambda *c: seen.append(c)
+    )
     assert found.converged
+    assert seen == [(step, 100) for step in range(found.steps + 1)]
     np.testing.assert_allclose(found.log_marginal_likelihood, theirs.log_marginal_likelihood_value_, rtol=1e-8)
     np.testing.assert_allclose([found.kernel.lengthscale, found.noise], np.exp(theirs.kernel_.theta), rtol=1e-3)
     assert found.kernel.scale == 1.0

@@ -30,6 +30,13 @@ def test_every_row_is_the_direct_computation(outputs):
             assert row.loo_accuracy == pytest.approx(right.mean())
 
 
+def test_progress_counts_kernels():
+    x, y, _ = regression()
+    seen = []
+    tune(KERNELS, x, y, noise=GRID, progress=lambda *counts: seen.append(counts))
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
 def test_folds_are_real_refits():
     x, y, _ = regression()
     table = tune(KERNELS, x, y, noise=GRID, criterion=KFold(4))

@@ -12,13 +12,15 @@ PATIENCE = 1.0
 
 
 class Meter:
-    """Called with the number of tiles done. `progress=True` draws a bar on a terminal or in a notebook, after a second.
+    """Called with the number of steps done. `progress=True` draws a bar on a terminal or in a notebook, after a second.
 
     A callable is called as `progress(done, total)` instead, at the start, whenever `done` has grown, and at the end.
+    The bar says what is done, in which unit: "gram ... 3/10 tiles".
     """
 
-    def __init__(self, progress: Progress, done: int, total: int):
+    def __init__(self, progress: Progress, done: int, total: int, what: str = "gram", unit: str = "tiles"):
         self._progress, self._total, self._shown = progress, total, -1
+        self._what, self._unit = what, unit
         self._start, self.first = time.monotonic(), done
         self._bar: Any = None
         self._task: Any = None
@@ -42,13 +44,20 @@ class Meter:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("gram"), BarColumn(), MofNCompleteColumn(), TextColumn("tiles"), TimeElapsedColumn())
+        names = TextColumn(self._what), TextColumn(self._unit)
+        columns = (names[0], BarColumn(), MofNCompleteColumn(), names[1], TimeElapsedColumn())
         self._bar = Bar(
             *columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True
         )
         self._bar.start()
-        self._task = self._bar.add_task("gram", total=self._total, completed=done)
+        self._task = self._bar.add_task(self._what, total=self._total, completed=done)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()

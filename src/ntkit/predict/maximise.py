@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram.progress import Meter, Progress
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision
 from ntkit.predict._evaluate import check_kernel
 from ntkit.predict.likelihood import log_marginal_likelihood
@@ -63,6 +64,7 @@ def maximise_likelihood(
     max_steps: int = 100,
     tolerance: float = 1e-3,
     dtype: Any = np.float64,
+    progress: Progress = True,
 ) -> Maximum:
     """Climb log p(y | x) in the logarithms of the kernel's leaves and of the noise, by L-BFGS with a zoom line search.
 
@@ -77,6 +79,7 @@ def maximise_likelihood(
       None for every floating-point leaf that is positive; the others stay, and are named in the result.
     - `fix_noise`: leave the noise as it is.
     - `max_steps`, `tolerance`: stop when no |d log p / d log parameter| exceeds `tolerance` times max(1, |log p|).
+    - `progress`: as in `ntkit.gram`, counting steps of at most `max_steps`.
 
     **Raises:** `InputError` for a leaf of `where` that is not a positive number; `ComputationError` if log p is not
     finite at the start. Warns `NotConvergedWarning` when `max_steps` did not suffice.
@@ -100,9 +103,11 @@ def maximise_likelihood(
             noise = jnp.asarray(start) if noise is None else noise
             return -log_marginal_likelihood(eqx.combine(leaves, rest), x, y, noise)
 
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 and int64 counters in double precision
+        meter = Meter(progress, 0, max_steps, "maximise_likelihood", "steps")
+        # optax mixes int32 and int64 counters in double precision.
+        with meter, jax.numpy_dtype_promotion("standard"):
             first, final, gradient, steps, found = _climb(
-                objective, logs, jnp.asarray(x), jnp.asarray(y), max_steps, tolerance
+                objective, logs, jnp.asarray(x), jnp.asarray(y), max_steps, tolerance, meter
             )
         leaves, after = jax.tree.map(lambda v: float(jnp.exp(v)), found)
     converged = gradient <= tolerance * max(1.0, abs(final))
@@ -152,7 +157,7 @@ def _select(kernel, where) -> tuple[Any, tuple[str, ...]]:
     return eqx.tree_at(where, nothing, replace_fn=lambda _: True), ()
 
 
-def _climb(objective, logs, x, y, max_steps, tolerance):
+def _climb(objective, logs, x, y, max_steps, tolerance, meter):
     """(first value, last value, largest gradient, steps, parameters)."""
     optimiser = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(objective)
@@ -179,6 +184,7 @@ def _climb(objective, logs, x, y, max_steps, tolerance):
         )
     state = optimiser.init(logs)
     for taken in range(max_steps):
+        meter(taken)
         if gradient <= tolerance * max(1.0, abs(value)):
             return first, value, gradient, taken, logs
         moved, state = step(logs, state, x, y)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import InputError
+from ntkit.gram.progress import Meter, Progress
 from ntkit.linalg import Spectrum, spectrum
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision
 from ntkit.predict._evaluate import check_kernel
@@ -97,7 +98,7 @@ def tune(
     matrices: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Tuning:
     """Score every kernel with every noise.
 
@@ -115,6 +116,7 @@ def tune(
     - `criterion`: `"likelihood"` (highest), `"leave-one-out"` (log density, highest), `"leave-one-out-error"` (lowest),
       `"leave-one-out-accuracy"` (highest; the largest of two or more outputs), or `KFold(folds, key)` (lowest).
     - `matrices`: kernel(x) of each kernel if they are at hand, by the same names or in the same order.
+    - `progress`: as in `ntkit.gram`; of several kernels it counts the kernels.
 
     **Raises:** as `ntkit.posterior`. GPML eq. 2.30, 5.10 - 5.12.
     """
@@ -128,13 +130,16 @@ def tune(
     folds = _folds(criterion, n) if isinstance(criterion, KFold) else None
     given = _given(matrices, named)
     scored: list[tuple[Candidate, int]] = []
-    with precision(dtype):
-        for name, kernel in named.items():
-            matrix = parse_matrix(kernel, x, given[name], dtype, memory, progress)
+    several = len(named) > 1
+    with precision(dtype), Meter(progress if several else False, 0, len(named), "tune", "kernels") as meter:
+        for number, (name, kernel) in enumerate(named.items()):
+            meter(number)
+            matrix = parse_matrix(kernel, x, given[name], dtype, memory, False if several else progress)
             noises = grid * float(_mean_diagonal(matrix)) if relative else grid
             spec = spectrum(matrix, what=f"kernel matrix of {name}")
             del matrix
             scored += [(c, i) for i, c in enumerate(_score(name, spec, y, noises, folds))]
+        meter(len(named))
     field = "fold_error" if folds is not None else CRITERIA[str(criterion)]
     sign = 1.0 if field.endswith("error") else -1.0
     scored.sort(key=lambda pair: sign * getattr(pair[0], field))
