@@ -11,6 +11,7 @@ with a scalar product of both signs, and norms A = N, A1 = N1 as in `_tables`, b
 power at small variances: there A^2 = N^2 + floor^2.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import final
 
@@ -24,57 +25,70 @@ from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._base import Diagonal, Dual
 from ntkit.nn.activations._local import both_expectations
 from ntkit.nn.activations._moments import Pair, pair_of
-from ntkit.nn.activations._rest import Rest, signs_of
-from ntkit.nn.activations._road import DOUBLE_ROUNDING, SINGLE, Road
+from ntkit.nn.activations._quadrature import derivative_of
+from ntkit.nn.activations._rest import DOUBLE, SINGLE, Rest, fit_rest
+from ntkit.nn.activations._road import Plan, Road
 from ntkit.nn.activations._runtime import beyond, row, sums
-from ntkit.nn.activations._tables import Series, compress
+from ntkit.nn.activations._tables import Series
 
 # Pairs on which float32 is compared with float64, and by how much more it may be off elsewhere.
 PAIRS, SAFETY = 1024, 2.0
+# float32 is fitted to this. float64 rounds by this many units times what cancels, as float32 was measured to do.
+SINGLE_TOLERANCE, UNITS = 5e-7, 400
 
 
 @final
 class Mixed(Road):
     """Localised kinks in closed form, and a series of the rest."""
 
-    def __init__(self, rest: Rest):
-        self.rest = rest
+    def __init__(self, plan: Plan, places: tuple[float, ...]):
+        self.plan, self.places = plan, places
+
+    def rest(self, dtype: np.dtype) -> Rest:
+        fn, slope, _, tolerance, variances = self.plan
+        if dtype.itemsize > 4:
+            return fit_rest(fn, slope, self.places, tolerance, variances, DOUBLE)
+        return fit_rest(fn, slope, self.places, max(tolerance, SINGLE_TOLERANCE), variances, SINGLE)
 
     @cached_property
-    def _single(self) -> tuple[Series, np.ndarray]:
-        tables = self.rest.fit.tables
-        return compress(tables, SINGLE, np.float32), signs_of(tables, SINGLE)
+    def _rounded(self) -> Series:
+        series = self.rest(np.dtype(np.float32)).fit.series
+        return jax.tree.map(lambda x: x.astype(np.float32) if isinstance(x, np.ndarray) else x, series)
 
-    def series(self, dtype: np.dtype) -> tuple[Series, np.ndarray]:
-        """The series, and the signs of its features."""
-        return (self.rest.fit.series, self.rest.signs) if dtype.itemsize > 4 else self._single
+    def series(self, dtype: np.dtype) -> Series:
+        return self.rest(dtype).fit.series if dtype.itemsize > 4 else self._rounded
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        return mixed_dual(self.rest, *self.series(xy.dtype), xx, xy, yy, gap)
+        return mixed_dual(self.rest(xy.dtype), self.series(xy.dtype), xx, xy, yy, gap)
 
     def diagonal(self, q: Array) -> Diagonal:
-        return mixed_diagonal(self.rest, q)
+        return Diagonal(*(integral(fn, self.places, q, 2) for fn in self.functions))
 
     def variance(self, q: Array) -> Array:
-        return mixed_variance(self.rest, *self.series(q.dtype), q)
+        return mixed_variance(self.rest(q.dtype), self.series(q.dtype), q)
 
     def mean(self, q: Array) -> Array:
-        return mixed_mean(self.rest, q)
+        return integral(self.functions[0], self.places, q, 1)
+
+    @property
+    def functions(self) -> tuple[Callable, Callable]:
+        return self.plan.fn, self.plan.derivative or derivative_of(self.plan.fn)
 
     def error(self, q: Array) -> Array:
-        rest, eps = self.rest, float(jnp.finfo(q.dtype).eps)
-        # The terms that cancel are the same in every dtype.
-        rounding = self.single_error * (eps / float(np.finfo(np.float32).eps)) + DOUBLE_ROUNDING
+        rest, single = self.rest(q.dtype), q.dtype.itemsize <= 4
+        rounding = self.single_error if single else UNITS * float(np.finfo(np.float64).eps) * rest.mass
         inside = jnp.where(q < rest.low**2, rest.below, rest.fit.error).astype(q.dtype) + rounding
-        outside = inside + beyond(rest.fit, self.series(q.dtype)[0], q)
+        outside = inside + beyond(rest.fit, self.series(q.dtype), q)
         return jnp.where(q <= rest.fit.tables.scale.top**2, inside, outside)
 
     @cached_property
     def single_error(self) -> float:
-        """What float32 adds to the error: the largest difference between the dtypes on random pairs, twice."""
+        """What rounding adds in float32: twice the largest difference to the same series in float64."""
+        rest = self.rest(np.dtype(np.float32))
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            law = _random_laws(self.rest.low**2, self.rest.fit.tables.scale.top**2)
-            rough, fine = (self.dual(*(jnp.asarray(x, d) for x in law)) for d in (np.float32, np.float64))
+            law = _random_laws(rest.low**2, rest.fit.tables.scale.top**2)
+            rough = self.dual(*(jnp.asarray(x, np.float32) for x in law))
+            fine = mixed_dual(rest, rest.fit.series, *(jnp.asarray(x, np.float64) for x in law))
             ends = [self.diagonal(jnp.asarray(law[i])) for i in (0, 2)]
             worst = 0.0
             for a, b, q1, q2 in zip(rough[:2], fine[:2], *ends, strict=True):
@@ -97,9 +111,9 @@ def _random_laws(low: float, top: float) -> tuple[np.ndarray, ...]:
     return q1, s * np.cos(theta), q2, gap
 
 
-def mixed_dual(rest: Rest, series: Series, signs: np.ndarray, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+def mixed_dual(rest: Rest, series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
-    parity, top = series.parity, series.scale.top
+    parity, top, signs = series.parity, series.scale.top, rest.signs
     xx, yy = (q.reshape((1,) * (xy.ndim - q.ndim) + q.shape) for q in (xx, yy))
     pair = pair_of(xx, size(xy) if parity else xy, yy, gap)
     pair = pair._replace(s1=jnp.minimum(pair.s1, top), s2=jnp.minimum(pair.s2, top))
@@ -172,27 +186,20 @@ def _halves(units, own) -> Array:
     return (own[0][0] * units[0][0] ** 2 + own[1][0] * units[1][0] ** 2) / 2
 
 
-def mixed_variance(rest: Rest, series: Series, signs: np.ndarray, q: Array) -> Array:
+def mixed_variance(rest: Rest, series: Series, q: Array) -> Array:
     """E[phi^2] as it goes with `mixed_dual`."""
     x = row(series, q)
     if not rest.parts.floors[0]:
         return x.norm * x.norm
     features = jnp.tensordot(series.features, x.basis, 1, precision="highest")
     kinks = _own(rest, q, series.scale.top)[0] * _units(series, q)[0] ** 2
-    return x.norm * x.norm * _squares(series, signs, features, kinks)
+    return x.norm * x.norm * _squares(series, rest.signs, features, kinks)
 
 
-def mixed_diagonal(rest: Rest, q: Array) -> Diagonal:
-    """E[phi^2] and E[phi'^2] by panels between the kinks: sums of positive terms, as exact as the dtype."""
-    z, weights = _panels(rest.parts.places, q)
-    x = safe_sqrt(q)[..., None] * z
-    return Diagonal(*(jnp.sum(weights * fn(x) ** 2, axis=-1) for fn in (rest.parts.value, rest.parts.slope)))
-
-
-def mixed_mean(rest: Rest, q: Array) -> Array:
-    """E[phi] by the same panels."""
-    z, weights = _panels(rest.parts.places, q)
-    return jnp.sum(weights * rest.parts.value(safe_sqrt(q)[..., None] * z), axis=-1)
+def integral(fn: Callable, places: tuple[float, ...], q: Array, power: int) -> Array:
+    """E[fn^power] by panels between the kinks: for a square a sum of positive terms, as exact as the dtype."""
+    z, weights = _panels(places, q)
+    return jnp.sum(weights * fn(safe_sqrt(q)[..., None] * z) ** power, axis=-1)
 
 
 _EDGES = np.concatenate([[0.03, 0.1, 0.2, 0.35], np.arange(0.5, 8.6, 0.5)])

@@ -142,12 +142,19 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
 
 
 def _mass(pieces: Pieces, xx: Array, yy: Array) -> Array:
-    """What the expectation is the difference of: E[polynomial^2] + E[terms^2], for both variances together."""
-    zero = pieces._replace(terms=()), pieces._replace(polynomial=(0.0, 0.0, 0.0))
+    """What the expectation is the difference of, for both variances together: the root of E[polynomial^2], and the size
+    of what the recursion of each term subtracts."""
+    polynomial = pieces._replace(terms=())
     total = jnp.ones_like(xx * yy)
     for q in (xx, yy):
-        roots = [safe_sqrt(both_expectations(z, pair_of(q, q, q, jnp.zeros_like(q)))[0]) for z in zero]
-        total = total * (roots[0] + roots[1])
+        s = safe_sqrt(q)
+        root = safe_sqrt(_smooth_part(polynomial, pair_of(q, q, q, jnp.zeros_like(q))))
+        for c, _, place, order in pieces.terms:
+            reach = jnp.maximum(s, jnp.asarray(place, s.dtype)) ** order / math.factorial(order)
+            h = over(place, s)
+            # exp(-h^2 / 2) rounds by h^2 units.
+            root = root + abs(c) * reach * safe_sqrt(ndtr(-h) * (1 + h * h))
+        total = total * root
     return total
 
 

@@ -30,9 +30,9 @@ from ntkit.nn.activations._tables import (
     totals,
 )
 
-# Jumps of phi and of its derivatives below ORDERS go into kappa, under windows of this width: more orders, or narrower
-# windows, make terms that cancel.
-ORDERS, WIDTH = 5, 2.8
+# Jumps of phi and of its derivatives below `orders` go into kappa, under windows of a width. More of both make the rest
+# smoother, and kappa larger than phi, which costs digits: float32 takes less.
+DOUBLE, SINGLE = (5, 2.8), (5, 1.4)
 # A norm below FLOOR times that at variance 1 is not divided by, where it vanishes faster than any power.
 FLOOR = 1e-4
 # Gauss nodes a panel of the oracle: of the fit, and of the measurement.
@@ -63,9 +63,9 @@ class Parts(NamedTuple):
         return Turn(np.pi / 2, top / 5) if self.parity else Turn(np.pi, 0.0)
 
 
-def find_parts(value: Callable, slope: Callable, places: tuple[float, ...]) -> Parts:
+def find_parts(value: Callable, slope: Callable, places: tuple[float, ...], window: tuple[int, float]) -> Parts:
     """Takes the kinks out of a function."""
-    local = localise(value, slope, places, ORDERS, WIDTH)
+    local = localise(value, slope, places, *window)
     parts = Parts(value, slope, places, find_parity(hosted(value)), local, (0.0, 0.0))
     *lines, weights = parts.on(np.array([1e-4, 1.0]), 8)
     norms = [np.sqrt(line.values**2 @ weights) for line in lines]
@@ -195,19 +195,28 @@ def probes(low: float, top: float) -> np.ndarray:
 
 
 class Rest(NamedTuple):
-    """What a dual is computed from, besides the series of a dtype. `below` is the error from the range down to 0."""
+    """What a dual is computed from, besides the series of a dtype. `below` is the error from the range down to 0, and
+    `mass` how large E[kappa^2] is, relative to E[phi^2], at worst: what cancels."""
 
     parts: Parts
     fit: Fit
     signs: np.ndarray  # of the features of its series
     low: float
     below: float
+    mass: float
 
 
 @lru_cache(maxsize=64)
-def fit_rest(fn, derivative, places: tuple[float, ...], tolerance: float, variances: tuple[float, float]) -> Rest:
+def fit_rest(
+    fn,
+    derivative,
+    places: tuple[float, ...],
+    tolerance: float,
+    variances: tuple[float, float],
+    window: tuple[int, float],
+) -> Rest:
     """Takes as many nodes as it needs, and says what it reached."""
-    parts = find_parts(fn, derivative or derivative_of(fn), places)
+    parts = find_parts(fn, derivative or derivative_of(fn), places, window)
     top = variances[1] ** 0.5
     low = max(variances[0] ** 0.5, 1e-3 * top)
     scale, count = find_scale(parts, low, top, tolerance)
@@ -219,4 +228,6 @@ def fit_rest(fn, derivative, places: tuple[float, ...], tolerance: float, varian
         if error <= tolerance:
             break
     below = measure_mixed(parts, series, signs, np.concatenate([low * np.array([0.01, 0.1, 0.5]), seen[::5]]))
-    return Rest(parts, Fit(_sampler(parts), tables, series, error), signs, low, max(error, below))
+    *lines, weights = parts.on(seen, NODES)
+    mass = max(1.0, *(float(np.max((x.kinked**2 @ weights) / (x.values**2 @ weights))) for x in lines))
+    return Rest(parts, Fit(_sampler(parts), tables, series, error), signs, low, max(error, below), mass)

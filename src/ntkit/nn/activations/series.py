@@ -22,7 +22,6 @@ from ntkit.nn.activations._kinks import find_kinks
 from ntkit.nn.activations._mixed import Mixed
 from ntkit.nn.activations._pieces import Closed, find_pieces
 from ntkit.nn.activations._quadrature import hosted
-from ntkit.nn.activations._rest import fit_rest
 from ntkit.nn.activations._road import Kinks, Plan, Road
 from ntkit.nn.activations._tables import find_parity, fit
 
@@ -74,10 +73,10 @@ class Activation(Tabulated):
 
     - `fn`: elementwise, written in `jax.numpy`, of any floating dtype.
     - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
-    - `kinks`: where phi, phi' or phi'' jumps. "find" looks for them on [-60, 60]; a tuple declares them.
+    - `kinks`: where phi or one of its first three derivatives jumps. "find" looks for them on [-60, 60]; a tuple declares them.
     - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
-      float64, for `variances` (lowest, highest). In float32 it is about 1e-6. Where a function with kinks away from 0
-      vanishes around 0, or oscillates, it may not be reached: `error` says so.
+      float64, for `variances` (lowest, highest). In float32 it is about 1e-6; with kinks away from 0 up to 1e-4. Where
+      a function nearly vanishes at the lowest variance (a gate), it may not be reached: `error` says so.
 
     `error(q)` is the estimate reached, measured on points the fit has not seen, and bounded beyond `variances`.
     Raises `ntkit.InputError` for arguments of the wrong kind and for functions that are not finite.
@@ -168,7 +167,7 @@ def road_of(plan: Plan) -> Road:
     if pieces is not None:
         return Closed(pieces, plan.variances[0])
     places = tuple(sorted({kink.place for kink in kinks}))
-    return Mixed(fit_rest(plan.fn, plan.derivative, places, plan.tolerance, plan.variances))
+    return Mixed(plan, places)
 
 
 _parity = lru_cache(maxsize=64)(lambda fn: find_parity(hosted(fn)))
