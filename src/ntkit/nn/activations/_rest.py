@@ -4,7 +4,7 @@ How many nodes they need is read off two cheap samples: of parallel pairs at man
 many angles. What they reach is measured on pairs they have not seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -206,6 +206,18 @@ class Rest(NamedTuple):
     mass: float
 
 
+def _attempts(
+    parts: Parts, scale: Scale, sizes, tolerance: float, seen: np.ndarray
+) -> Iterator[tuple[Fit, np.ndarray]]:
+    """Fits and the signs of their features, each dearer than the last: the cheap samples may have flattered."""
+    for count, terms in sizes:
+        tables = sample_mixed(parts, scale, count, terms)
+        for cut in (tolerance, tolerance / 4):
+            series, signs = compress(tables, cut, np.float64), signs_of(tables, cut)
+            error = measure_mixed(parts, series, signs, seen)
+            yield Fit(_sampler(parts), tables, series, error), signs
+
+
 @lru_cache(maxsize=64)
 def fit_rest(
     fn,
@@ -220,14 +232,21 @@ def fit_rest(
     top = variances[1] ** 0.5
     low = max(variances[0] ** 0.5, 1e-3 * top)
     scale, count = find_scale(parts, low, top, tolerance)
-    tables = sample_mixed(parts, scale, count, find_terms(parts, low, top, tolerance))
-    seen = probes(low, top)
-    for cut in (tolerance, tolerance / 4):
-        series, signs = compress(tables, cut, np.float64), signs_of(tables, cut)
-        error = measure_mixed(parts, series, signs, seen)
-        if error <= tolerance:
+    terms, seen = find_terms(parts, low, top, tolerance), probes(low, top)
+    sizes = dict.fromkeys(((count, terms), (_more(COUNTS, count), _more(TERMS, terms))))
+    best: tuple[Fit, np.ndarray] | None = None
+    for fitted, signs in _attempts(parts, scale, tuple(sizes), tolerance, seen):
+        best = best if best and best[0].error <= fitted.error else (fitted, signs)
+        if best[0].error <= tolerance:
             break
-    below = measure_mixed(parts, series, signs, np.concatenate([low * np.array([0.01, 0.1, 0.5]), seen[::5]]))
+    assert best is not None
+    fitted, signs = best
+    below = measure_mixed(parts, fitted.series, signs, np.concatenate([low * np.array([0.01, 0.1, 0.5]), seen[::5]]))
     *lines, weights = parts.on(seen, NODES)
-    mass = max(1.0, *(float(np.max((x.kinked**2 @ weights) / (x.values**2 @ weights))) for x in lines))
-    return Rest(parts, Fit(_sampler(parts), tables, series, error), signs, low, max(error, below), mass)
+    squares = [(x.kinked**2 @ weights, np.maximum(x.values**2 @ weights, 1e-300)) for x in lines]
+    mass = max(1.0, *(float(np.max(kinked / whole)) for kinked, whole in squares))
+    return Rest(parts, fitted, signs, low, max(fitted.error, below), mass)
+
+
+def _more(sizes: tuple[int, ...], size: int) -> int:
+    return next((larger for larger in sizes if larger > size), size)

@@ -73,7 +73,7 @@ class Activation(Tabulated):
 
     - `fn`: elementwise, written in `jax.numpy`, of any floating dtype.
     - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
-    - `kinks`: where phi or one of its first three derivatives jumps. "find" looks for them on [-60, 60]; a tuple declares them.
+    - `kinks`: where phi or one of its first three derivatives jumps. "find" looks on [-60, 60]; a tuple declares them.
     - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
       float64, for `variances` (lowest, highest). In float32 it is about 1e-6; with kinks away from 0 up to 1e-4. Where
       a function nearly vanishes at the lowest variance (a gate), it may not be reached: `error` says so.
