@@ -1,4 +1,4 @@
-"""Where a function has kinks: jumps of phi, phi' or phi''."""
+"""Where a function has kinks: jumps of phi or of its first three derivatives."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,6 +10,8 @@ from ntkit.nn.activations._quadrature import derivative_of, hosted
 
 # Where kinks are looked for; a pre-activation of deviation 10 goes beyond in one case of a thousand million.
 REACH = 60.0
+# How many derivatives, phi among them, are searched.
+ORDERS = 4
 
 
 class Kink(NamedTuple):
@@ -22,14 +24,16 @@ class Kink(NamedTuple):
 
 @lru_cache(maxsize=64)
 def find_kinks(fn: Callable, places: tuple[float, ...] | None) -> tuple[Kink, ...]:
-    """The jumps of phi, phi' and phi'': at the declared places, or wherever a search finds them."""
+    """The jumps of phi to phi''': at the declared places, or wherever a search finds them."""
     orders = [fn]
-    for _ in range(3):
+    for _ in range(ORDERS):
         orders.append(derivative_of(orders[-1]))
     levels = [hosted(f) for f in orders]
     found: list[Kink] = []
-    for order in range(3):
+    for order in range(ORDERS):
         where = places if places is not None else _search(levels[order], levels[order + 1])
+        # Bisection ends within a few ulps, not always of one number: a place found twice is one place.
+        where = [next((k.place for k in found if abs(k.place - p) < 1e-9), p) for p in where]
         for place in where:
             jump = jump_at(levels[order], levels[order + 1], place)
             if jump:
@@ -50,8 +54,13 @@ def _search(f: Callable, slope: Callable) -> tuple[float, ...]:
         low, high = np.where(left >= right, low, middle), np.where(left >= right, middle, high)
     size = 1 + np.abs(f(low)) + np.abs(f(high))
     places = [(a + b) / 2 for a, b in zip(low[defect > 1e-7 * size], high[defect > 1e-7 * size], strict=True)]
-    # Bisection ends within a few ulps; a kink at a short decimal is meant to be that decimal.
-    return tuple(sorted({round(float(p), 10) + 0.0 for p in places}))
+    # A kink at a short decimal is meant to be that decimal.
+    found: list[float] = []
+    for p in sorted(float(p) for p in places):
+        short = round(p, 6) + 0.0
+        if not found or p - found[-1] > 1e-9:
+            found.append(short if abs(short - p) < 1e-10 else p)
+    return tuple(found)
 
 
 def _defect(f: Callable, slope: Callable, a: np.ndarray, b: np.ndarray) -> np.ndarray:

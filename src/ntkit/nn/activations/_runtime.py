@@ -46,10 +46,11 @@ def _growth(series: Series, which: int, s: Array) -> Array:
 
 def chebyshev_basis(scale: Scale, s: Array, count: int) -> Array:
     """T_0(x(s)) ... T_{count-1}(x(s)) along a new first axis, for s up to the end of the table, where it stays."""
-    top, centre = scale
+    top, centre, (a, b) = scale.top, scale.centre, scale.parts()
     s = jnp.minimum(s, top)
     # The distance from the nearer end, in units of the range: T_k turns k^2 times as fast there as x itself.
-    low, high = s * ((top + centre) / top) / (s + centre), (top - s) * (centre / top) / (s + centre)
+    over = a / (s + centre)
+    low, high = s * (over + b), (top - s) * (over * (centre / (top + centre)) + b)
     below = low < high
     turn = 2 * jnp.arcsin(safe_sqrt(jnp.where(below, low, high)))
     k = np.arange(count).reshape((-1,) + (1,) * s.ndim)

@@ -25,18 +25,26 @@ from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rul
 
 
 class Scale(NamedTuple):
-    """s -> x in [-1, 1] on 0 <= s <= top: x = 2 s (top + centre) / (top (s + centre)) - 1."""
+    """s -> x in [-1, 1] on 0 <= s <= top: (x + 1) / 2 = s (a / (s + centre) + linear / top), with a such that 1 is
+    reached at the top."""
 
     top: float
     centre: float
+    linear: float = 0.0
+
+    def parts(self) -> tuple[float, float]:
+        """a, and b = linear / top."""
+        return (1 - self.linear) * (self.top + self.centre) / self.top, self.linear / self.top
 
     def nodes(self, count: int) -> np.ndarray:
-        x = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-        p = (x + 1) / 2 * self.top / (self.top + self.centre)
-        return self.centre * p / (1 - p)
+        (a, b), c = self.parts(), self.centre
+        p = (np.cos(np.pi * (np.arange(count) + 0.5) / count) + 1) / 2
+        slope = a + b * c - p
+        return 2 * c * p / (slope + np.sqrt(slope * slope + 4 * b * c * p))
 
     def __call__(self, s):
-        return 2 * (self.top + self.centre) / self.top * (s / (s + self.centre)) - 1
+        a, b = self.parts()
+        return 2 * s * (a / (s + self.centre) + b) - 1
 
 
 class Turn(NamedTuple):
@@ -284,7 +292,9 @@ def measure(sample: Sampler, series: Series, places: tuple[float, ...] = ()) -> 
             norm = np.sqrt([split_dual(f, places, a, a, 1e-9) for a in s])
         else:
             exact, norm = finer.duals(which, s, thetas), np.linalg.norm(finer.rays(which, s)[0], axis=1)
-        worst = max(worst, float(np.abs(exact / np.outer(norm, norm) - got).max()))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.abs(exact / np.outer(norm, norm) - got)
+        worst = max(worst, float(np.where(np.isnan(error), np.inf, error).max()))
     return worst
 
 
