@@ -5,6 +5,7 @@ pair w = asin(f |c| / sqrt((1 + Q1)(1 + Q2))). Derivation: docs/derivations/dual
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -30,9 +31,8 @@ def _fit(integrand: str, degree: int) -> tuple[float, ...]:
 # By bytes of the dtype, as in `_angle`.
 _ARCTAN = {size: _fit("arctan", degree) for size, degree in ((4, 8), (8, 21))}  # (atan(t) / t - 1) / t^2
 _EXCESS = {size: _fit("excess", degree) for size, degree in ((4, 9), (8, 21))}  # (atan(t) - t / (1 + t^2)) / t^3
-_TERMS = {4: 6, 8: 11}
-_SINE = [(-1) ** n / math.factorial(2 * n + 1) for n in range(16)]  # sin(x) / x in powers of x^2
-_COSINE = [(-1) ** n / math.factorial(2 * n) for n in range(16)]
+_TERMS = {4: 5, 8: 11}
+_SINE = [(-1) ** n / math.factorial(2 * n + 1) for n in range(24)]  # sin(x) / x in powers of x^2
 
 
 class Row(NamedTuple):
@@ -51,10 +51,11 @@ class Row(NamedTuple):
     def of(q: Array) -> "Row":
         width = jnp.sqrt(1 + 2 * q)
         angle = jnp.arctan2(q, width)
-        ratio = jnp.sqrt(_power_series(_SINE[: _bytes(_TERMS, q) + 2], angle * angle))
+        sine, seen = q / (1 + q), angle > jnp.finfo(q.dtype).eps ** 0.5  # below, sin(k) / k is 1 and its slope is none
+        ratio = jnp.sqrt(jnp.where(seen, sine / jnp.where(seen, angle, 1), 1))
         slant = width / jnp.sqrt(1 + q)
         # Every sine and cosine of the complement is algebraic, as sqrt(1 + 2 Q) is the cotangent of its half.
-        return Row(q, q / (1 + q), angle, 2 * jnp.arctan2(1, width), safe_sqrt(angle), ratio, width, slant)
+        return Row(q, sine, angle, 2 * jnp.arctan2(1, width), safe_sqrt(angle), ratio, width, slant)
 
 
 def loss(a: Row, b: Row, over: Array, sine: Array, cosine: Array, step: Array | float) -> Array:
@@ -68,10 +69,10 @@ def loss(a: Row, b: Row, over: Array, sine: Array, cosine: Array, step: Array | 
     small = product < 0.25
     # Small angles: the half tangent is that of sin(root) - sin(w).
     apart = a.angle - b.angle
-    sines = _power_series(_SINE[:terms], product)
+    sines = _horner(_SINE[terms - 1 :: -1], product)
     unequal = root * (apart * apart) * _unequal(a.angle + b.angle, product, terms) / (sines + a.ratio * b.ratio)
     opposite = unequal + step
-    adjacent = _power_series(_COSINE[:terms], product) + cosine
+    adjacent = jnp.sqrt(jnp.where(small, 1 - product * (sines * sines), 1)) + cosine
     # Others: sin(mean - w) sin(mean + w) = sin^2(half the difference) + sin k1 sin k2 - sin^2 w, mean = (k1 + k2) / 2.
     widths = a.width + b.width
     half = over * ((a.scaled - b.scaled) / widths)
@@ -105,25 +106,21 @@ def _unequal(total: Array, product: Array, terms: int) -> Array:
     With S = sum_n c_n k^(2 n) it is minus the sum over n < m of c_n c_m (k1 k2)^(2 n) h^2, where d = m - n and
     h = (k1^d - k2^d) / (k1 - k2).
     """
-    previous, h = jnp.zeros_like(total), jnp.ones_like(total)
-    result = jnp.zeros_like(total)
-    square = product * product
-    for d in range(1, terms + 1):
-        few = max(1, (terms - d) // 2)  # k1 k2 < 1/4
-        result = result + h * h * _power_series([-_SINE[n] * _SINE[n + d] for n in range(few)], square)
+    previous, h, square = 1.0, total, product * product
+    result = _horner([-_SINE[n] * _SINE[n + 1] for n in reversed(range(terms // 2))], square)
+    for d in range(2, terms + 1):
+        few = max(1, (terms - d + 1) // 2)  # k1 k2 < 1/4
+        result = result + h * h * _horner([-_SINE[n] * _SINE[n + d] for n in reversed(range(few))], square)
         previous, h = h, total * h - product * previous
     return result
 
 
-def _power_series(coefficients: list[float], x: Array) -> Array:
-    return _horner(coefficients[::-1], x)
-
-
-def _horner(coefficients: tuple[float, ...] | list[float], x: Array) -> Array:
-    total = jnp.full_like(x, coefficients[0])
+def _horner(coefficients: Sequence[float], x: Array) -> Array:
+    """The polynomial with these coefficients, highest first."""
+    total = coefficients[0]
     for c in coefficients[1:]:
         total = total * x + c
-    return total
+    return jnp.asarray(total, x.dtype)
 
 
 def _bytes(table: dict, x: Array):

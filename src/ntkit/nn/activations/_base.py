@@ -121,23 +121,24 @@ class Affine(Nonlinearity):
         raw = self.inner.dual(xx, xy, yy, gap)
         if is_zero(b):
             return Dual(a * a * raw.value, a * a * raw.derivative, a * a * raw.gap)
-        means = self.inner.mean(xx), self.inner.mean(yy)
-        value = a * a * raw.value + a * b * (means[0] + means[1]) + b * b
         # Kernels before and after are the centred one plus a product of means. Its gap is that before less what this
         # sum has added; what the other sum adds comes on top. Rounding of the centred lengths cancels in between.
+        means = self.inner.mean(xx), self.inner.mean(yy)
+        shifted = [a * mean + b for mean in means]
         squares = self.inner.diagonal(xx).value, self.inner.diagonal(yy).value
         spreads = [safe_sqrt(square - mean * mean) for square, mean in zip(squares, means, strict=True)]
-        centred = raw.value - means[0] * means[1]
-        before = lost(centred, means[0] * means[1]) + _bracket(*spreads, *map(size, means))
-        shifted = [a * mean + b for mean in means]
         scaled = [size(a * spread) for spread in spreads]
+        centred = raw.value - means[0] * means[1]
+        value = a * a * centred + shifted[0] * shifted[1]
+        before = lost(centred, means[0] * means[1]) + _bracket(*spreads, *map(size, means))
         after = lost(a * a * centred, shifted[0] * shifted[1]) + _bracket(*scaled, *map(size, shifted))
         return Dual(value, a * a * raw.derivative, not_negative(a * a * (raw.gap - before) + after))
 
     def diagonal(self, q: Array) -> Diagonal:
         a, b = self.scale, self.shift
-        raw = self.inner.diagonal(q)
-        return Diagonal(a * a * raw.value + 2 * a * b * self.inner.mean(q) + b * b, a * a * raw.derivative)
+        raw, mean = self.inner.diagonal(q), self.inner.mean(q)
+        shifted = a * mean + b
+        return Diagonal(a * a * (raw.value - mean * mean) + shifted * shifted, a * a * raw.derivative)
 
     def mean(self, q: Array) -> Array:
         return self.scale * self.inner.mean(q) + self.shift
@@ -145,8 +146,10 @@ class Affine(Nonlinearity):
 
 def _bracket(a1: Array, a2: Array, b1: Array, b2: Array) -> Array:
     """`bracket` of the squares of four numbers >= 0."""
-    cross, tops = a1 * b2 - a2 * b1, [safe_sqrt(a * a + b * b) for a, b in ((a1, b1), (a2, b2))]
-    return safe_divide(cross * cross, tops[0] * tops[1] + a1 * a2 + b1 * b2)
+    tops = [safe_sqrt(a * a + b * b) for a, b in ((a1, b1), (a2, b2))]
+    # Over the root: the cross product itself is a variance, and its square would be too large for float32.
+    root = safe_divide(a1 * b2 - a2 * b1, safe_sqrt(tops[0] * tops[1] + a1 * a2 + b1 * b2))
+    return root * root
 
 
 __all__ = ["Affine", "Diagonal", "Dual", "Nonlinearity", "Parity"]

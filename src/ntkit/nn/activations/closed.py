@@ -221,13 +221,14 @@ class Gelu(Nonlinearity):
         # One arctangent, of a number up to 1, for w = atan(|c| / sqrt(D)) and A = pi / 2 +- w, both to the last digit.
         steep = far > root
         least = jnp.arctan2(jnp.minimum(far, root), jnp.maximum(far, root))
-        w = jnp.where(steep, math.pi / 2 - least, least)
-        angle = jnp.where(xy < 0, jnp.where(steep, least, math.pi / 2 - least), math.pi / 2 + w)
+        w, small = jnp.where(steep, math.pi / 2 - least, least), least / (2 * math.pi)
+        # As in `diagonal`: over many layers each rounding of A / 2 pi counts.
+        turn = jnp.where(xy < 0, jnp.where(steep, small, 0.25 - small), jnp.where(steep, 0.5 - small, 0.25 + small))
         length = jnp.sqrt(1 + xx) * jnp.sqrt(1 + yy)
         rest = length * ((pair.delta + pair.c * pair.c * pair.h) / root)
-        value = (xy * angle + rest) / (2 * math.pi)
+        value = xy * turn + rest / (2 * math.pi)
         inverse = pair.over / root  # 1 / sqrt(D)
-        derivative = (angle + (pair.h + inverse * inverse) * (pair.c / root)) / (2 * math.pi)
+        derivative = turn + (pair.h + inverse * inverse) * (pair.c / root) / (2 * math.pi)
         even = 2 / math.pi * (size(xy) * w + rest)
         new_gap = gap + lost(xy, even) + self._even_gap(pair, w, root, inverse, xx, xy, yy, gap)
         return Dual(value, derivative, not_negative(new_gap / 4))
