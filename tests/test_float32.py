@@ -166,6 +166,36 @@ def test_near_duplicates_keep_the_smallest_eigenvalue(stack, b_std):
                         assert off <= 1e-5, f"{which}, depth {depth}, {features} features, {kind}, n = {n}: {off}"
 
 
+SMOOTH = {
+    "Erf": nn.Erf(),
+    "Gelu": nn.Gelu(),
+    "Gaussian": nn.Gaussian(),
+    "Gaussian(3)": nn.Gaussian(3.0),
+    "Sin": nn.Sin(),
+    "Cos": nn.Cos(),
+    "Tanh": nn.Tanh(),
+    "Gelu.normalized()": nn.Gelu().normalized(),
+    "Gaussian.normalized()": nn.Gaussian().normalized(),
+    "Cos.normalized()": nn.Cos().normalized(),
+    "Relu.normalized()": nn.Relu().normalized(),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("b_std", [0.0, 0.3])
+def test_a_kink_behind_a_smooth_activation_sees_what_parallel_rows_of_unequal_length_cost(name, b_std):
+    # With one feature all rows are parallel: the gap behind the activation comes from their lengths alone.
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((6, 1)) * rng.uniform(0.3, 2, (6, 1))
+    rows = np.concatenate([rows, *(sign * rows * (1 + d) for d in 10.0 ** np.arange(-4, 0.1, 0.5) for sign in (1, -1))])
+    net = nn.Sequential(dense(b_std), SMOOTH[name], dense(b_std), nn.Relu(), dense(b_std))
+    for scale in (1e-2, 1.0, 1e2):
+        for which, (single, double) in zip(("nngp", "ntk"), both_precisions(net, scale * rows), strict=True):
+            for depth, (s, d) in enumerate(zip(single, double, strict=True)):
+                worst = (np.abs(s - d) / laws.natural(d)).max()
+                assert worst <= 1e-5, f"{which} at depth {depth}, scale {scale}: {worst}"
+
+
 @pytest.mark.parametrize("phi", [nn.Gelu(), nn.Relu(), nn.Cos()], ids=lambda phi: phi.name)
 def test_the_gap_behind_a_shift_survives_rows_of_very_different_length(phi):
     # It was the difference of two squares of the longer row: 5 times the true gap for rows of ratio 1e8.

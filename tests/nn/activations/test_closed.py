@@ -6,12 +6,14 @@ inputs, amplified by an exponential or by a sum that changes sign.
 """
 
 import importlib.util
+import itertools
 import math
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import laws
+import mpmath as mp
 import numpy as np
 import pytest
 
@@ -114,6 +116,73 @@ def test_the_gap_of_nearly_parallel_inputs_keeps_its_digits(name):
     else:
         # Kinks add a term of the order gap^(3/2), 2e-6 of it here.
         np.testing.assert_allclose(got, slope * gap, rtol=3e-6)
+
+
+def exact_kernel(name):
+    """The dual as a formula in mpmath, q1, c, q2 -> E[phi phi], which `test_duals_to_1e_12` has compared with
+    quadrature."""
+
+    def erf(p, c, q):
+        return 2 / mp.pi * mp.asin(2 * c / mp.sqrt((1 + 2 * p) * (1 + 2 * q)))
+
+    def gelu(p, c, q):
+        root, h = mp.sqrt((1 + p) * (1 + q) - c * c), 1 / (1 + p) + 1 / (1 + q)
+        return (c * mp.atan2(root, -c) + (p * q - c * c + c * c * h) / root) / (2 * mp.pi)
+
+    def gaussian(p, c, q):
+        return 1 / mp.sqrt((1 + 2 * p) * (1 + 2 * q) - 4 * c * c)
+
+    def shifted(name):
+        inner = exact_kernel(name)
+        mean = {"Gelu": lambda q: q / mp.sqrt(2 * mp.pi * (1 + q)), "Gaussian": lambda q: 1 / mp.sqrt(1 + 2 * q)}[name]
+        phi = getattr(nn, name)().normalized()
+        a, b = mp.mpf(float(phi.scale)), mp.mpf(float(phi.shift))
+        return lambda p, c, q: a * a * inner(p, c, q) + a * b * (mean(p) + mean(q)) + b * b
+
+    plain = {"Erf": erf, "Gelu": gelu, "Gaussian": gaussian}
+    return plain[name] if name in plain else shifted(name.removesuffix(".normalized()"))
+
+
+@pytest.mark.parametrize("name", ["Erf", "Gelu", "Gaussian", "Gelu.normalized()", "Gaussian.normalized()"])
+@pytest.mark.parametrize("wide", [True, False], ids=["float64", "float32"])
+def test_the_gap_keeps_its_digits_for_any_lengths_and_angles(name, wide):
+    """Parallel, nearly parallel and general pairs of variances 1e-30 to 1e30: in float64 the gap itself, in float32 the
+    angle that it means. The sums behind Gelu and a shift keep nine digits up to 1e4, and from 1e-3 to 1e3."""
+    phi = getattr(nn, name.removesuffix(".normalized()"))()
+    phi = phi.normalized() if name.endswith("normalized()") else phi
+    dtype = np.float64 if wide else np.float32
+    shifts = name.endswith("normalized()")
+    low, high = 1e-30, 1e30
+    if wide and (shifts or name == "Gelu"):
+        low, high = (1e-3, 1e3) if shifts else (1e-30, 1e4)
+    lengths = [q for q in (1e-30, 1e-12, 1e-3, 0.05, 0.4, 0.5, 1.0, 3.0, 20.0, 1e3, 1e8, 1e30) if low <= q <= high]
+    kernel, laws_, wanted, tops = exact_kernel(name), [], [], []
+    with mp.workdps(120):
+        for q, ratio, turn, sign in itertools.product(
+            lengths, (1, 1.001, 1.3, 7, 1e-5, 1e8), (0, 1e-10, 1e-3, 0.5, 1), (1, -1)
+        ):
+            p = dtype(q * ratio)
+            if not low <= p <= high:
+                continue
+            q, p = mp.mpf(float(dtype(q))), mp.mpf(float(p))
+            s = mp.sqrt(q * p)
+            gap = min(mp.mpf(float(dtype(s * turn))), s)
+            if 0 < gap < np.finfo(dtype).tiny:
+                continue
+            top = mp.sqrt(kernel(q, q, q) * kernel(p, p, p))
+            laws_.append([float(v) for v in (q, sign * (s - gap), p, gap)])
+            wanted.append(float((top - abs(kernel(q, sign * (s - gap), p))) / top))
+            tops.append(top)
+        with jax.enable_x64(wide):
+            law = [jnp.asarray(v, dtype) for v in np.array(laws_).T]
+            got = np.asarray(jax.jit(phi.dual)(*law).gap)
+        got = np.array([float(mp.mpf(float(g)) / top) for g, top in zip(got, tops, strict=True)])
+    wanted = np.array(wanted)
+    if wide:
+        # 1e-3 between lengths is a gap of 1e-6, of which the rounding of the root, 1e-16, leaves 1e-10.
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-24)
+    else:
+        np.testing.assert_allclose(np.sqrt(2 * got), np.sqrt(2 * wanted), rtol=1e-6, atol=8e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
-from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, relative, safe_sqrt, size
+from ntkit.nn._law import Covariance, Scalar, is_zero, lost, not_negative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
 
 Parity = Literal["odd", "even", "none"]
@@ -119,59 +119,37 @@ class Affine(Nonlinearity):
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         a, b = self.scale, self.shift
         raw = self.inner.dual(xx, xy, yy, gap)
-        value = a * a * raw.value + a * b * (self.inner.mean(xx) + self.inner.mean(yy)) + b * b
-        before = self.inner.diagonal(xx).value, self.inner.diagonal(yy).value
-        after = self.diagonal(xx).value, self.diagonal(yy).value
-        # A shift leaves E(phi(u) - phi(v))^2 / 2 = gap + (root difference)^2 / 2 alone, where the value is near +s.
-        lengths = a * a * _half_square(*before), _half_square(*after)
-        close = a * a * raw.gap + (lengths[0] - lengths[1])
-        roots = safe_sqrt(after[0]) * safe_sqrt(after[1])
-        # Of very different lengths that difference cancels more than the plain one.
-        alike = (lengths[0] < roots) & (lengths[1] < roots)
-        new_gap = jnp.where((raw.value > 0) & (value > 0) & alike, close, roots - size(value))
-        return Dual(value, a * a * raw.derivative, not_negative(new_gap))
+        if is_zero(b):
+            return Dual(a * a * raw.value, a * a * raw.derivative, a * a * raw.gap)
+        # Kernels before and after are the centred one plus a product of means. Its gap is that before less what this
+        # sum has added; what the other sum adds comes on top. Rounding of the centred lengths cancels in between.
+        means = self.inner.mean(xx), self.inner.mean(yy)
+        shifted = [a * mean + b for mean in means]
+        squares = self.inner.diagonal(xx).value, self.inner.diagonal(yy).value
+        spreads = [safe_sqrt(square - mean * mean) for square, mean in zip(squares, means, strict=True)]
+        scaled = [size(a * spread) for spread in spreads]
+        centred = raw.value - means[0] * means[1]
+        value = a * a * centred + shifted[0] * shifted[1]
+        before = lost(centred, means[0] * means[1]) + _bracket(*spreads, *map(size, means))
+        after = lost(a * a * centred, shifted[0] * shifted[1]) + _bracket(*scaled, *map(size, shifted))
+        return Dual(value, a * a * raw.derivative, not_negative(a * a * (raw.gap - before) + after))
 
     def diagonal(self, q: Array) -> Diagonal:
         a, b = self.scale, self.shift
-        raw = self.inner.diagonal(q)
-        return Diagonal(a * a * raw.value + 2 * a * b * self.inner.mean(q) + b * b, a * a * raw.derivative)
+        raw, mean = self.inner.diagonal(q), self.inner.mean(q)
+        shifted = a * mean + b
+        return Diagonal(a * a * (raw.value - mean * mean) + shifted * shifted, a * a * raw.derivative)
 
     def mean(self, q: Array) -> Array:
         return self.scale * self.inner.mean(q) + self.shift
 
 
-def _half_square(q1: Array, q2: Array) -> Array:
-    difference = safe_sqrt(q1) - safe_sqrt(q2)
-    return difference * difference / 2
+def _bracket(a1: Array, a2: Array, b1: Array, b2: Array) -> Array:
+    """`bracket` of the squares of four numbers >= 0."""
+    tops = [safe_sqrt(a * a + b * b) for a, b in ((a1, b1), (a2, b2))]
+    # Over the root: the cross product itself is a variance, and its square would be too large for float32.
+    root = safe_divide(a1 * b2 - a2 * b1, safe_sqrt(tops[0] * tops[1] + a1 * a2 + b1 * b2))
+    return root * root
 
 
-def smooth_gap(
-    parity: Parity,
-    law: tuple[Array, Array, Array, Array],
-    ends: tuple[Array, Array],
-    value: Array,
-    derivative: Array,
-    slopes: tuple[Array, Array],
-) -> Array:
-    """The gap behind a smooth activation, without cancellation for nearly parallel inputs.
-
-    By Price's theorem d value / d xy = derivative, so near the end of the range sqrt(k11 k22) - |value| is the
-    input's gap times the mean of the derivative's dual over it, which for a smooth phi is the mean of its two ends.
-    `ends` are E[phi^2] and `slopes` E[phi'^2] at xx and yy. What unequal variances add (a Cauchy-Schwarz gap at
-    correlation 1, of the order of the squared relative difference) is taken from the plain difference where float
-    precision can see it.
-    """
-    xx, xy, yy, gap = law
-    _, ratio = relative(Covariance(xx, xy, yy, xy, gap, width=1))
-    top = safe_sqrt(ends[0]) * safe_sqrt(ends[1])
-    plain = not_negative(top - size(value))
-    step = gap * (jnp.abs(derivative) + safe_sqrt(slopes[0]) * safe_sqrt(slopes[1])) / 2
-    eps = jnp.finfo(value.dtype).eps
-    noise = 16 * eps * top
-    mismatch = plain - step
-    close = step + jnp.where(mismatch > noise, mismatch, 0)
-    parallel = (xy >= 0) if parity == "none" else jnp.full_like(xy, True, dtype=bool)
-    return jnp.where(parallel & (ratio < eps**0.5), close, plain)
-
-
-__all__ = ["Affine", "Diagonal", "Dual", "Nonlinearity", "Parity", "smooth_gap"]
+__all__ = ["Affine", "Diagonal", "Dual", "Nonlinearity", "Parity"]

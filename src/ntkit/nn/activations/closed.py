@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkit.nn._law import Covariance, Scalar, is_zero, not_negative, safe_divide, safe_sqrt, size
+from ntkit.nn._law import Covariance, Scalar, is_zero, lost, not_negative, relative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Signal
+from ntkit.nn.activations import _arc
 from ntkit.nn.activations._angle import acute
-from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity, smooth_gap
+from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 
 
 class _Scaled(NamedTuple):
@@ -25,19 +26,22 @@ class _Scaled(NamedTuple):
     variance squared, does not overflow: float32 ends at variances of 1e19 otherwise."""
 
     over: Array  # 1 / R
+    s: Array  # s / R
     c: Array  # c / R
     delta: Array  # (q1 q2 - c^2) / R^2
     d: Array  # D / R^2
+    d0: Array  # D / R^2 if the inputs were parallel
     h: Array  # 1 / (1 + k q1) + 1 / (1 + k q2)
 
     @staticmethod
     def of(k: Scalar, xx: Array, xy: Array, yy: Array, gap: Array) -> "_Scaled":
         p1, p2 = 1 / jnp.sqrt(1 + k * xx), 1 / jnp.sqrt(1 + k * yy)
         over, h = p1 * p2, p1 * p1 + p2 * p2
-        c = over * xy
-        delta = over * gap * ((safe_sqrt(xx) * p1) * (safe_sqrt(yy) * p2) + size(c))
+        s, c = (safe_sqrt(xx) * p1) * (safe_sqrt(yy) * p2), over * xy
+        delta = over * gap * (s + size(c))
         # 1 + k (q1 + q2) is R^2 (1 / (1 + k q1) + 1 / (1 + k q2)) - 1. The larger h stays, so nothing cancels.
-        return _Scaled(over, c, delta, h - over * over + k * k * delta, h)
+        d0 = h - over * over
+        return _Scaled(over, s, c, delta, d0 + k * k * delta, d0, h)
 
 
 class PiecewiseLinear(Nonlinearity):
@@ -185,11 +189,11 @@ class Erf(Nonlinearity):
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(2, xx, xy, yy, gap)
-        root = jnp.sqrt(pair.d)
+        root, rows = jnp.sqrt(pair.d), (_arc.Row.of(2 * xx), _arc.Row.of(2 * yy))
         value = (2 / math.pi) * jnp.arctan2(2 * pair.c, root)
         derivative = (4 / math.pi) * pair.over / root
-        ends = self.diagonal(xx), self.diagonal(yy)
-        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+        loss = _arc.loss(*rows, pair.over, 2 * size(pair.c), root, 2 * gap * pair.over)
+        return Dual(value, derivative, not_negative(2 / math.pi * loss))
 
     def diagonal(self, q: Array) -> Diagonal:
         root = jnp.sqrt(1 + 4 * q)
@@ -213,13 +217,52 @@ class Gelu(Nonlinearity):
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(1, xx, xy, yy, gap)
-        root = jnp.sqrt(pair.d)
-        angle, length = jnp.arctan2(root, -pair.c), jnp.sqrt(1 + xx) * jnp.sqrt(1 + yy)
-        value = (xy * angle + length * ((pair.delta + pair.c * pair.c * pair.h) / root)) / (2 * math.pi)
+        root, far = jnp.sqrt(pair.d), size(pair.c)
+        # One arctangent, of a number up to 1, for w = atan(|c| / sqrt(D)) and A = pi / 2 +- w, both to the last digit.
+        steep = far > root
+        least = jnp.arctan2(jnp.minimum(far, root), jnp.maximum(far, root))
+        w, small = jnp.where(steep, math.pi / 2 - least, least), least / (2 * math.pi)
+        # As in `diagonal`: over many layers each rounding of A / 2 pi counts.
+        turn = jnp.where(xy < 0, jnp.where(steep, small, 0.25 - small), jnp.where(steep, 0.5 - small, 0.25 + small))
+        length = jnp.sqrt(1 + xx) * jnp.sqrt(1 + yy)
+        rest = length * ((pair.delta + pair.c * pair.c * pair.h) / root)
+        value = xy * turn + rest / (2 * math.pi)
         inverse = pair.over / root  # 1 / sqrt(D)
-        derivative = (angle + (pair.h + inverse * inverse) * (pair.c / root)) / (2 * math.pi)
-        ends = self.diagonal(xx), self.diagonal(yy)
-        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+        derivative = turn + (pair.h + inverse * inverse) * (pair.c / root) / (2 * math.pi)
+        even = 2 / math.pi * (size(xy) * w + rest)
+        new_gap = gap + lost(xy, even) + self._even_gap(pair, w, root, inverse, xx, xy, yy, gap)
+        return Dual(value, derivative, not_negative(new_gap / 4))
+
+    @staticmethod
+    def _even_gap(
+        pair: _Scaled, w: Array, root: Array, inverse: Array, xx: Array, xy: Array, yy: Array, gap: Array
+    ) -> Array:
+        """What Psi = E[u v erf(u / sqrt 2) erf(v / sqrt 2)] adds to the gap of 4 E[phi phi] = c + Psi: its own gap, and
+        the bracket of q1, q2 with Psi(q1), Psi(q2). `w` is = atan(|c| / sqrt(D))."""
+        s, ratio = relative(Covariance(xx, xy, yy, xy, gap, width=1))
+        near, far, root0 = 1 - ratio, size(pair.c), jnp.sqrt(pair.d0)
+        # From w to w0, its value if the inputs were parallel: turn = w0 - w.
+        sine = gap * pair.over * (1 + near) / (root + near * root0)
+        excess = _arc.arc_excess(sine / (1 + root * root0 + pair.s * far))  # turn - sin(turn)
+        bend = ((pair.s + far) * (pair.h + inverse * pair.over / root0) - root * sine) / (root + root0)
+        turned = size(xy) * excess + gap * (w + sine + excess + bend)
+        # Parallel rows: Psi(q) = 2 q (k + t) / pi with the angle k of Erf and t = 2 sin(k) / sqrt(1 + 2 q).
+        a, b = _arc.Row.of(xx), _arc.Row.of(yy)
+        parallel = _arc.loss(a, b, pair.over, pair.s, root0, 0.0)
+        v, flat = a.slant * b.slant, 1 / (jnp.sqrt(a.width) * jnp.sqrt(b.width))
+        unequal = (xx - yy) / (1 + xx + yy)
+        shape = 4 * pair.over / (v * (pair.d0 + v * pair.over)) - 1
+        parallel = parallel + pair.s * (unequal * unequal) * pair.d0 * root0 * shape / (2 * root0 * flat + pair.h)
+        # The roots of k, t and k + t over sin(k).
+        ks, ts = (1 / a.ratio, 1 / b.ratio), (jnp.sqrt(2 / a.width), jnp.sqrt(2 / b.width))
+        sums = [jnp.sqrt(k * k + t * t) for k, t in zip(ks, ts, strict=True)]
+        cross = ks[0] * ts[1] - ks[1] * ts[0]
+        parallel = parallel + pair.s * cross * cross / (sums[0] * sums[1] + ks[0] * ks[1] + ts[0] * ts[1])
+        m = [math.sqrt(2 / math.pi) * safe_sqrt(row.sine) * p for row, p in zip((a, b), sums, strict=True)]
+        tops = [jnp.sqrt(1 + x * x) for x in m]
+        apart = m[0] - m[1]
+        bracket = apart * apart / (tops[0] * tops[1] + 1 + m[0] * m[1])
+        return 2 / math.pi * (turned + s * parallel) + s * bracket
 
     def diagonal(self, q: Array) -> Diagonal:
         # A / 2 pi is a quarter or a half turn and a small angle: over many layers each rounding counts.
@@ -266,8 +309,8 @@ class Sinusoid(Nonlinearity):
         comparable = (f * (xx + yy) < 2) | ((xx < 16 * yy) & (yy < 16 * xx) & (2 * size(value) > top))
         # At a zero row of an odd phi the quotient is 0 / 0, while the plain difference has the gap's slope, -d|value|.
         comparable = comparable & (top > 0)
-        lost = safe_divide(self._determinant(f * xx, f * yy, f * size(xy), f * gap, xy < 0), top + size(value))
-        return Dual(value, derivative, not_negative(jnp.where(comparable, lost, top - size(value))))
+        close = safe_divide(self._determinant(f * xx, f * yy, f * size(xy), f * gap, xy < 0), top + size(value))
+        return Dual(value, derivative, not_negative(jnp.where(comparable, close, top - size(value))))
 
     def _determinant(self, q1: Array, q2: Array, c: Array, gap: Array, opposite: Array) -> Array:
         """E[phi(u)^2] E[phi(v)^2] - E[phi(u) phi(v)]^2, which the gap behind follows from.
@@ -380,8 +423,12 @@ class Gaussian(Nonlinearity):
         root = jnp.sqrt(pair.d)
         value = pair.over / root
         derivative = 4 * r * r * (pair.c / root) * (value * value)
-        ends = self.diagonal(xx), self.diagonal(yy)
-        return _with_gap(self, (xx, xy, yy, gap), ends, value, derivative)
+        # With A = 1 + 4 r q the variances behind are A^(-1/2), and D - sqrt(A1 A2) is a sum of positive terms.
+        a, b = jnp.sqrt(1 + 4 * r * xx), jnp.sqrt(1 + 4 * r * yy)
+        apart = pair.over * (4 * r * (xx - yy) / (a + b))
+        excess = (apart * apart / 2 + 4 * r * r * pair.delta) / pair.d
+        top = 1 / (jnp.sqrt(a) * jnp.sqrt(b))
+        return Dual(value, derivative, top * excess / (1 + jnp.sqrt(a) * jnp.sqrt(b) * value))
 
     def diagonal(self, q: Array) -> Diagonal:
         d = 1 + 4 * self.rate * q
@@ -390,14 +437,3 @@ class Gaussian(Nonlinearity):
 
     def mean(self, q: Array) -> Array:
         return 1 / jnp.sqrt(1 + 2 * self.rate * q)
-
-
-def _with_gap(
-    phi: Nonlinearity,
-    law: tuple[Array, Array, Array, Array],
-    ends: tuple[Diagonal, Diagonal],
-    value: Array,
-    derivative: Array,
-) -> Dual:
-    values, slopes = (ends[0].value, ends[1].value), (ends[0].derivative, ends[1].derivative)
-    return Dual(value, derivative, smooth_gap(phi.parity, law, values, value, derivative, slopes))
