@@ -193,7 +193,8 @@ class Erf(Nonlinearity):
         value = (2 / math.pi) * jnp.arctan2(2 * pair.c, root)
         derivative = (4 / math.pi) * pair.over / root
         loss = _arc.loss(*rows, pair.over, 2 * size(pair.c), root, 2 * gap * pair.over)
-        return Dual(value, derivative, not_negative(2 / math.pi * loss))
+        top = safe_sqrt(self.diagonal(xx).value) * safe_sqrt(self.diagonal(yy).value)
+        return Dual(value, derivative, _with_value(2 / math.pi * loss, top, value))
 
     def diagonal(self, q: Array) -> Diagonal:
         root = jnp.sqrt(1 + 4 * q)
@@ -231,7 +232,8 @@ class Gelu(Nonlinearity):
         derivative = turn + (pair.h + inverse * inverse) * (pair.c / root) / (2 * math.pi)
         even = 2 / math.pi * (size(xy) * w + rest)
         new_gap = gap + lost(xy, even) + self._even_gap(pair, w, root, inverse, xx, xy, yy, gap)
-        return Dual(value, derivative, not_negative(new_gap / 4))
+        top = safe_sqrt(self.diagonal(xx).value) * safe_sqrt(self.diagonal(yy).value)
+        return Dual(value, derivative, _with_value(new_gap / 4, top, value))
 
     @staticmethod
     def _even_gap(
@@ -437,3 +439,9 @@ class Gaussian(Nonlinearity):
 
     def mean(self, q: Array) -> Array:
         return 1 / jnp.sqrt(1 + 2 * self.rate * q)
+
+
+def _with_value(gap: Array, top: Array, value: Array) -> Array:
+    """A wide gap as the plain difference: its rounding then goes with that of the value, which over many layers counts
+    more than its own size."""
+    return not_negative(jnp.where(gap > top / 64, top - size(value), gap))
