@@ -12,7 +12,7 @@ power at small variances: there A^2 = N^2 + floor^2.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import jax
@@ -87,9 +87,10 @@ class Mixed(Road):
         rest = self.rest(np.dtype(np.float32))
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             law = _random_laws(rest.low**2, rest.fit.tables.scale.top**2)
-            rough = self.dual(*(jnp.asarray(x, np.float32) for x in law))
-            fine = mixed_dual(rest, rest.fit.series, *(jnp.asarray(x, np.float64) for x in law))
-            ends = [self.diagonal(jnp.asarray(law[i])) for i in (0, 2)]
+            rough = jax.jit(self.dual)(*(jnp.asarray(x, np.float32) for x in law))
+            fine = jax.jit(partial(mixed_dual, rest, rest.fit.series))(*(jnp.asarray(x, np.float64) for x in law))
+            diagonal = jax.jit(self.diagonal)
+            ends = [diagonal(jnp.asarray(law[i])) for i in (0, 2)]
             worst = 0.0
             for a, b, q1, q2 in zip(rough[:2], fine[:2], *ends, strict=True):
                 size = np.sqrt(np.asarray(q1) * np.asarray(q2))
