@@ -23,6 +23,20 @@ def test_memory_that_means_nothing_is_refused(memory):
         parse_memory(memory)
 
 
+@pytest.mark.parametrize("memory", ["9" * 400 + "GB", 10**400, "5000000TiB"])
+def test_memory_beyond_all_machines_is_refused(memory):
+    with pytest.raises(InputError, match=r"`memory` must be below 2\^62 bytes"):
+        parse_memory(memory)
+
+
+def test_a_masked_array_is_refused_where_something_is_masked():
+    x = np.ma.array(np.ones((2, 2)), mask=[[False, True], [False, False]])
+    with pytest.raises(InputError, match="`x1` is a masked array with 1 masked entry"):
+        check_inputs("x1", x)
+    whole = check_inputs("x1", np.ma.array(np.ones((2, 2)), mask=False))
+    assert type(whole) is np.ndarray
+
+
 @pytest.mark.parametrize("memory", [1.5, True, [1]])
 def test_memory_of_another_type_is_refused(memory):
     with pytest.raises(InputError, match="`memory`"):

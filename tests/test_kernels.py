@@ -9,9 +9,11 @@ import laws
 import mpmath as mp
 import numpy as np
 import pytest
+import scipy.sparse
 
 import ntkit
 from ntkit import nn
+from ntkit.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -188,3 +190,25 @@ def test_agrees_with_neural_tangents():
             np.testing.assert_allclose(
                 value, want, rtol=1e-10, atol=1e-10 * np.abs(want).max(), err_msg=f"{name} {key}"
             )
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (np.ones((3, 4), object), "must be an array of floating-point numbers, but has dtype object"),
+        (np.array([["a"]]), "Encode text columns"),
+        (scipy.sparse.csr_array(np.eye(3)), r"toarray\(\)"),
+        (None, "must be an array of floating-point numbers"),
+        (np.arange(12).reshape(3, 4), "must be floating point, but has dtype int64"),
+        (np.ones((3, 4), complex), "must be real, but has dtype complex128"),
+        (np.array([[1.0, np.nan]]), r"`x1\[0, 1\]` is nan"),
+        (np.ma.array(np.ones((2, 2)), mask=np.eye(2)), "masked"),
+        (np.ones(3), r"shape \(n, features\)"),
+    ],
+)
+def test_a_kernel_refuses_what_is_no_array_of_finite_floats(bad, words):
+    for evaluate in (ntkit.NTK(NETS["relu"]), ntkit.NNGP(NETS["relu"]).diagonal):
+        with pytest.raises(InputError, match=words) as refusal:
+            evaluate(bad)
+        assert "`x1" in str(refusal.value)

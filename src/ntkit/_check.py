@@ -25,6 +25,7 @@ _UNITS = {
     "TIB": 2**40,
 }
 _MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+_MOST = 2**62
 # Entries looked at in one go: the check of a memory-mapped input must not itself need the input's size in memory.
 _CHUNK = 1 << 22
 
@@ -45,11 +46,14 @@ def parse_memory(memory: Any, *, name: str = "memory") -> int | None:
                 f'`{name}` must be a number with a unit such as "512MiB" or "2GB", but got {memory!r}. '
                 "Units: B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024)."
             )
-        size = int(float(match[1]) * _UNITS[match[2].upper()])
+        amount = float(match[1]) * _UNITS[match[2].upper()]
+        size = int(min(amount, float(_MOST)))
     else:
         size = int(memory)
     if size < 1:
         raise InputError(f"`{name}` must be at least one byte, but got {memory!r}.")
+    if size >= _MOST:
+        raise InputError(f"`{name}` must be below 2^62 bytes, or None for no limit, but got {str(memory)[:40]}.")
     return size
 
 
@@ -74,12 +78,25 @@ def as_host_array(name: str, x: Any) -> HostArray:
             f"`{name}` is being traced by a JAX transformation, but this function computes on concrete arrays. "
             "Inside jit, grad or vmap call the kernel itself: `kernel(x1, x2)`."
         )
+    if isinstance(x, np.ma.MaskedArray):
+        return _unmasked(name, x)
     if isinstance(x, (np.ndarray, jax.Array)):
         return x
     try:
         return np.asarray(x)
     except ValueError as error:  # NumPy: "inhomogeneous shape"
         raise InputError(f"`{name}` must be an array (n, features), but its rows have different lengths.") from error
+
+
+def _unmasked(name: str, x: np.ma.MaskedArray) -> np.ndarray:
+    """The data of a masked array of which nothing is masked."""
+    if np.ma.is_masked(x):
+        count = int(np.ma.count_masked(x))
+        raise InputError(
+            f"`{name}` is a masked array with {count} masked {'entry' if count == 1 else 'entries'}, whose values are "
+            f"unknown. Fill them (`{name}.filled(value)`) or remove their examples first."
+        )
+    return np.asarray(x.data)
 
 
 def check_inputs(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ntkit._check import is_float
+from ntkit._check import check_dtype
 from ntkit.errors import InputError
 from ntkit.nn import Covariance
 from ntkit.nn._law import safe_divide, safe_sqrt, size
@@ -25,10 +25,7 @@ def check_batches(x1: Array, x2: Array | None) -> None:
         if jnp.ndim(x) != 2:
             hint = f" For a single example pass `{name}[None, :]`." if jnp.ndim(x) == 1 else ""
             raise InputError(f"`{name}` must have shape (n, features), but has shape {jnp.shape(x)}.{hint}")
-        if not is_float(x.dtype):
-            raise InputError(
-                f"`{name}` must hold floating-point numbers, but has dtype {x.dtype}. Convert it: {name}.astype(float)."
-            )
+        check_dtype(name, x)
         if x.shape[1] == 0:
             raise InputError(f"`{name}` has no features: its shape is {x.shape}.")
     if x2 is not None and x1.shape[1] != x2.shape[1]:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntkit._check import is_float
+from ntkit._check import as_host_array, check_dtype, check_finite, is_float
 from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
@@ -190,9 +191,17 @@ def _width(segment: Layer, law: Covariance) -> int:
 
 
 def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:
-    first, second = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    first, second = _array("x1", x1), None if x2 is None else _array("x2", x2)
     check_batches(first, second)
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is not None and not isinstance(x, jax.core.Tracer):
+            check_finite(name, np.asarray(x))
     return first, second
+
+
+def _array(name: str, x: Any) -> Array:
+    """On the device; what is no array of floats is refused by its own name and dtype."""
+    return x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_dtype(name, as_host_array(name, x)))
 
 
 def _widened(leaf: Any) -> Any:

@@ -79,6 +79,26 @@ def test_the_method_for_the_diagonal_is_what_stands_there():
     np.testing.assert_allclose(k[beside], plain[beside], rtol=ROUNDING)
 
 
+class Lopsided(Rbf):
+    """Its two sides differ, as those of a deep network do in the last digit."""
+
+    def __call__(self, x1, x2=None):
+        return super().__call__(x1, x2) * x1[:, :1] ** 2
+
+
+def test_the_result_is_symmetric_to_the_last_bit():
+    x = np.random.default_rng(0).normal(size=(11, 2))
+    for tile in (4, 11):
+        found = gram(Lopsided(), x, progress=False, tile=tile)
+        np.testing.assert_array_equal(found, found.T)
+        np.testing.assert_array_equal(np.diag(found), 7.0)
+
+
+def test_a_kernel_in_numpy_is_refused():
+    with pytest.raises(InputError, match=r"must be a function in `jax\.numpy`"):
+        gram(lambda x1, x2=None: np.asarray(x1) @ np.asarray(x1 if x2 is None else x2).T, np.eye(3), progress=False)
+
+
 def test_a_diagonal_of_another_shape_is_refused():
     class Wrong(Rbf):
         def diagonal(self, x):

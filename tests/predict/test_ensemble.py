@@ -173,7 +173,7 @@ def test_bad_input_is_refused_by_name():
         ens(x_test[:, :1], 1.0)
     with pytest.raises(InputError, match="`y`"):
         ensemble(ReluPair(), x, y[:-1])
-    with pytest.raises(InputError, match="`learning_rate`"):
+    with pytest.raises(InputError, match=r"`learning_rate` must be finite and positive, but got 0\.0\.$"):
         ensemble(ReluPair(), x, y, learning_rate=0.0)
     with pytest.raises(InputError, match="`noise`"):
         ensemble(ReluPair(), x, y, noise=-0.1)

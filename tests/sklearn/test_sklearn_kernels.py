@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 
 import ntkit
 from ntkit import nn
+from ntkit.errors import InputError
 from ntkit.sklearn import NTKKernel, NTKRegressor, gram_function
 
 X = np.random.default_rng(0).normal(size=(12, 3))
@@ -152,3 +153,8 @@ def test_gram_functions_refuse():
     with pytest.raises(ntkit.InputError, match="one shape"):
         function(X, X[:, :2])
     assert function(np.ones((2, 2), dtype=int)).dtype == np.float64
+
+
+def test_a_gaussian_process_kernel_is_no_kernel_for_gram_function():
+    with pytest.raises(InputError, match=r"`SVC\(kernel=NTKKernel"):
+        gram_function(NTKKernel())

@@ -130,6 +130,8 @@ class Model:
 
 def load_model(path: Path) -> Model:
     """A model from a file. **Raises:** `InputError` if it is missing, damaged, of another format, or too new."""
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder, not a model. `ntkit fit` makes one.")
     if not path.is_file():
         raise InputError(f"There is no file {str(path)!r}. `ntkit fit` makes one.")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -88,6 +89,19 @@ def mirror_image(values: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.transpose(_MIRROR[leaf.ndim]), values)
 
 
+@jax.jit
+def symmetric(values: Any, diagonal: Any) -> Any:
+    """A tile on the diagonal: its upper triangle, mirrored, as rounding differs on the two sides; and its diagonal."""
+
+    def whole(leaf: Array, own: Array) -> Array:
+        place = np.arange(len(leaf)).reshape((-1,) + (1,) * (leaf.ndim - 1))
+        across = place.swapaxes(0, 1)
+        folded = jnp.where(place < across, leaf, leaf.transpose(_MIRROR[leaf.ndim]))
+        return jnp.where(place == across, own[:, None], folded)
+
+    return jax.tree.map(whole, values, diagonal)
+
+
 @dataclasses.dataclass(frozen=True)
 class Mode:
     """How a kernel is traced. `x64`: Python floats keep 64 bits until they meet an array; `floats` are arguments."""
@@ -107,8 +121,8 @@ class Program:
     """The tiles of one plan, traced at once and compiled when asked.
 
     Its parts: `pairs` is `kernel(x1, x2)`, `diagonal` is `kernel.diagonal(x)`, n numbers that replace those of the
-    pairs; `square`, for a callable without that method, is `kernel(x)`; `image` transposes. Sharing `pairs` between
-    tiles on the diagonal and beside it halves what has to be compiled.
+    pairs, as `whole` puts them together; `square`, for a callable without that method, is `kernel(x)`; `image`
+    transposes. Sharing `pairs` between tiles on the diagonal and beside it halves what has to be compiled.
     """
 
     def __init__(
@@ -144,6 +158,9 @@ class Program:
         if "mirrored" in self.plan.kinds:
             with precision(self.mode.x64):
                 parts["image"] = mirror_image.trace(self.struct)
+        if "diagonal" in parts:
+            with precision(self.mode.x64):
+                parts["whole"] = symmetric.trace(self.struct, parts["diagonal"].out_info)
         jobs = [_Job(_ByIdentity(traced.jaxpr), self.device, self.mode.x64, traced) for traced in parts.values()]
         with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
             found = list(pool.map(_compiled, jobs))
@@ -160,10 +177,8 @@ class Program:
     def _on_the_diagonal(self, x: Array) -> list[np.ndarray]:
         if "square" in self._compiled:
             return _on_host(self._compiled["square"](self._dynamic, x))
-        values = [np.array(leaf) for leaf in _on_host(self._compiled["pairs"](self._dynamic, x, x))]
-        for leaf, diagonal in zip(values, _on_host(self._compiled["diagonal"](self._dynamic, x)), strict=True):
-            leaf[np.diag_indices(len(x))] = diagonal
-        return values
+        values, diagonal = self._compiled["pairs"](self._dynamic, x, x), self._compiled["diagonal"](self._dynamic, x)
+        return _on_host(self._compiled["whole"](values, diagonal))
 
 
 def _parts(kernel: Callable, plan: Plan) -> tuple[str, ...]:
@@ -233,7 +248,20 @@ def _trace_somehow(
         if all(leaf.dtype == dtype for t in traced for leaf in jax.tree.leaves(t.out_info)) or mode == modes[-1]:
             return mode, traced
     assert failure is not None
-    raise failure
+    with written_in_jax():
+        raise failure
+
+
+@contextlib.contextmanager
+def written_in_jax() -> Iterator[None]:
+    """Refuses a kernel that needs the numbers while JAX traces it: one written in NumPy, say."""
+    try:
+        yield
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise InputError(
+            "`kernel` must be a function in `jax.numpy`, but it asks for the values of its inputs, as NumPy and "
+            "scikit-learn do. Write it in `jax.numpy`; where a `matrix=` can be given, compute it and pass that."
+        ) from error
 
 
 def _check_values(struct: Any, tile: tuple[int, int], dtype: np.dtype) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkit._check import check_dtype, check_finite, check_inputs, check_same_features
+from ntkit._check import as_host_array, check_dtype, check_finite, check_inputs, check_same_features
 from ntkit.errors import InputError
 
 
@@ -37,7 +37,7 @@ def parse_x(name: str, x: Any, dtype: np.dtype, like: Any = None) -> np.ndarray:
 
 def parse_y(y: Any, n: int, dtype: np.dtype) -> tuple[np.ndarray, bool]:
     """(labels as (n, o), whether they came as (n,))."""
-    y = np.asarray(y)
+    y = np.asarray(as_host_array("y", y))
     if y.dtype.kind in "iub":
         y = y.astype(np.float64)
     check_dtype("y", y)
@@ -54,6 +54,10 @@ def parse_y(y: Any, n: int, dtype: np.dtype) -> tuple[np.ndarray, bool]:
     return np.asarray(y, dtype=dtype).reshape(n, -1), y.ndim == 1
 
 
+# What the variance of the labels is called.
+_NOISES = ("noise", "alpha")
+
+
 def parse_noise(noise: Any, n: int, dtype: np.dtype, *, name: str = "noise", zero: bool = False) -> np.ndarray:
     """A positive variance, or one for each example; with `zero`, zero is allowed."""
     value = np.asarray(noise)
@@ -68,7 +72,7 @@ def parse_noise(noise: Any, n: int, dtype: np.dtype, *, name: str = "noise", zer
         worst = value if value.ndim == 0 else value[int(np.argmin(good))]
         raise InputError(
             f"`{name}` must be finite and {'zero or more' if zero else 'positive'}, but got {float(worst)!r}."
-            + ("" if zero else f" For labels without noise pass a small one, such as `{name}=1e-6`.")
+            + (f" For labels without noise pass a small one, such as `{name}=1e-6`." if name in _NOISES else "")
         )
     return value
 

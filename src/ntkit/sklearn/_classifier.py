@@ -73,7 +73,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(
-                f"Classification needs samples of two classes or more, but all labels are one class: {y[0]!r}."
+                f"Classification needs samples of two classes or more, but all labels are one class: {y[0]}."
             )
         post = posterior(kernel, X, one_hot(index).y, noise=alpha, dtype=dtype, memory=self.memory)
         self.temperature_ = fit_temperature(post.leave_one_out().mean, index)

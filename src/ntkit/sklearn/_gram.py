@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
+from sklearn.gaussian_process.kernels import Kernel
 
 from ntkit._check import check_inputs, check_same_features
+from ntkit.errors import InputError
 from ntkit.predict._evaluate import check_kernel, evaluate
 
 
@@ -33,5 +35,10 @@ def gram_function(kernel: Any, *, memory: str | int | None = None) -> GramFuncti
 
     SVC(kernel=gram_function(ntkit.NTK(net)), C=10).fit(X, y)
     """
+    if isinstance(kernel, Kernel):
+        raise InputError(
+            "`gram_function` takes a kernel such as `ntkit.NTK(net)`, but got a kernel of scikit-learn's Gaussian "
+            f"processes, {type(kernel).__name__}, which is such a callable already: `SVC(kernel={kernel})`."
+        )
     check_kernel(kernel)
     return GramFunction(kernel, memory)
