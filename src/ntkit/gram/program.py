@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from ntkit.errors import InputError, NtkitError
 from ntkit.gram.plan import Kind, Plan
+from ntkit.gram.progress import GLANCE, Meter
 
 # How a value with trailing axes is mirrored: K(y, x)[b, a] = K(x, y)[a, b].
 _MIRROR = {2: (1, 0), 3: (1, 0, 2), 4: (1, 0, 3, 2)}
@@ -152,8 +153,8 @@ class Program:
         with precision(mode.x64):
             return run.trace(Static(static), self._dynamic, *(inputs if part == "pairs" else inputs[:1]))
 
-    def compile(self) -> int:
-        """Compiles all parts at once; returns the bytes that a running tile takes beside its inputs."""
+    def compile(self, progress: bool = False) -> int:
+        """Compiles all parts at once, with a bar; returns the bytes that a running tile takes beside its inputs."""
         parts = dict(self._traced_parts)
         if "mirrored" in self.plan.kinds:
             with precision(self.mode.x64):
@@ -163,7 +164,11 @@ class Program:
                 parts["whole"] = symmetric.trace(self.struct, parts["diagonal"].out_info)
         jobs = [_Job(_ByIdentity(traced.jaxpr), self.device, self.mode.x64, traced) for traced in parts.values()]
         with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
-            found = list(pool.map(_compiled, jobs))
+            running = [pool.submit(_compiled, job) for job in jobs]
+            with Meter(progress, 0, len(jobs), "compiling", "programs") as meter:
+                while left := wait(running, timeout=GLANCE).not_done:
+                    meter(len(jobs) - len(left))
+        found = [future.result() for future in running]
         self._compiled = {part: run for part, (run, _) in zip(parts, found, strict=True)}
         return sum(size for _, size in found)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 Progress = bool | Callable[[int, int], Any]
 
+# How often a waiting thread looks up: for Ctrl-C, and to move the bar.
+GLANCE = 0.1
 # Nothing is shown before: most jobs are over by then.
 PATIENCE = 1.0
 

@@ -17,11 +17,8 @@ from ntkit.errors import InputError
 from ntkit.gram.identity import identity
 from ntkit.gram.plan import PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
-from ntkit.gram.progress import Meter, Progress
+from ntkit.gram.progress import GLANCE, Meter, Progress
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
-
-# How often the waiting thread looks up: for Ctrl-C, and to move the progress bar.
-GLANCE = 0.1
 
 
 def gram(
@@ -132,7 +129,7 @@ class _Job:
             with contextlib.closing(open_store(out, program.struct, program.plan, who, journal)) as store:
                 if store.is_finished(program.plan):
                     return store.result()
-        program, room = self._compiled(program)
+        program, room = self._compiled(program, progress is True)
         with contextlib.closing(open_store(out, program.struct, program.plan, who, journal)) as store:
             store.verify(program.plan)
             with _keeping(store, paths, len(program.plan)):
@@ -172,10 +169,10 @@ class _Job:
     def _program(self, plan: Plan) -> Program:
         return Program(self.kernel, plan, (self.x1.shape[1:], self.columns.shape[1:]), self.dtype, self.device)
 
-    def _compiled(self, program: Program) -> tuple[Program, "_Room"]:
+    def _compiled(self, program: Program, progress: bool) -> tuple[Program, "_Room"]:
         """The program, its tiles made smaller until the compiler's own count of one tile's memory fits the budget."""
         while True:
-            room = _Room(self, program, program.compile())
+            room = _Room(self, program, program.compile(progress))
             if room.needed <= self.budget:
                 return program, room
             pairs = math.prod(program.plan.tile)
