@@ -94,7 +94,8 @@ class Mixed(Road):
             worst = 0.0
             for a, b, q1, q2 in zip(rough[:2], fine[:2], *ends, strict=True):
                 size = np.sqrt(np.asarray(q1) * np.asarray(q2))
-                error = np.abs(np.asarray(a, np.float64) - np.asarray(b)) / size
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    error = np.abs(np.asarray(a, np.float64) - np.asarray(b)) / size
                 worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
         return SAFETY * worst
 

@@ -24,8 +24,9 @@ from ntkit.nn.activations._tables import (
     averages,
     compress,
     find_features,
-    find_growth,
     find_parity,
+    growth_ends,
+    growth_of,
     to_coefficients,
     totals,
 )
@@ -95,11 +96,11 @@ def sample_mixed(parts: Parts, scale: Scale, count: int, terms: int) -> Tables:
     value, slope, weights = parts.on(s, NODES)
     n0, n1 = _scales(parts, (value, slope), weights)
     slopes, steps = _steps(parts, s, turn.nodes(terms), [n0, n1])
-    sample = _sampler(parts)
-    growths = find_growth(sample, "value", scale.top), find_growth(sample, "slope", scale.top)
-    norms = np.array([n0 / growths[0](s), n1 / growths[1](s), value.values @ weights / n0])
+    ends = parts.on(growth_ends(scale.top), NODES)
+    first, second = (growth_of(norms) for norms in _scales(parts, ends[:2], ends[2]))
+    norms = np.array([n0 / first(s), n1 / second(s), value.values @ weights / n0])
     return Tables(
-        scale, turn, parts.parity, False, growths, norms, _gram(value, weights) / np.outer(n0, n0), slopes,
+        scale, turn, parts.parity, False, (first, second), norms, _gram(value, weights) / np.outer(n0, n0), slopes,
         np.tensordot(averages(turn, terms), steps, 1),
     )  # fmt: skip
 

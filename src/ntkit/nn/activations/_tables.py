@@ -155,8 +155,17 @@ def to_coefficients(count: int) -> np.ndarray:
 
 def find_growth(sample: Sampler, which: str, top: float) -> Growth:
     """Exponents of the norm at 0 and at the top of the table."""
-    s = np.array([1e-5, 2e-5, 0.97 * top, top])
-    log = np.log(np.maximum(np.linalg.norm(sample.rays(which, s)[0], axis=1), 1e-300))
+    return growth_of(np.linalg.norm(sample.rays(which, growth_ends(top))[0], axis=1))
+
+
+def growth_ends(top: float) -> np.ndarray:
+    """Where a norm is asked for its growth."""
+    return np.array([1e-5, 2e-5, 0.97 * top, top])
+
+
+def growth_of(norms: np.ndarray) -> Growth:
+    """Exponents from the norms at these places."""
+    log = np.log(np.maximum(norms, 1e-300))
     start = int(np.clip(np.rint((log[1] - log[0]) / np.log(2)), 0, 8))
     slope = (log[3] - log[2]) / -np.log(0.97)
     # Limits are powers of sqrt(s): tanh tends to a constant, its slope's norm to s^(-1/2).
