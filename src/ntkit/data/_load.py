@@ -96,7 +96,9 @@ def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:
             f"{', '.join(NAMES)}."
         )
     if not path.is_file():
-        raise InputError(f"{str(path)!r} is a folder." if path.is_dir() else f"There is no file {str(path)!r}.")
+        raise InputError(
+            f"{str(path)!r} is a folder, no file." if path.is_dir() else f"There is no file {str(path)!r}."
+        )
     try:
         path.open("rb").close()
     except OSError as error:

@@ -169,7 +169,7 @@ class _Job:
     def _program(self, plan: Plan) -> Program:
         return Program(self.kernel, plan, (self.x1.shape[1:], self.columns.shape[1:]), self.dtype, self.device)
 
-    def _compiled(self, program: Program, progress: bool) -> tuple[Program, "_Room"]:
+    def _compiled(self, program: Program, progress: bool = False) -> tuple[Program, "_Room"]:
         """The program, its tiles made smaller until the compiler's own count of one tile's memory fits the budget."""
         while True:
             room = _Room(self, program, program.compile(progress))
