@@ -22,13 +22,15 @@ def check_batches(x1: Array, x2: Array | None) -> None:
     for name, x in (("x1", x1), ("x2", x2)):
         if x is None:
             continue
-        if jnp.ndim(x) != 2:
+        if jnp.ndim(x) < 2:
             hint = f" For a single example pass `{name}[None, :]`." if jnp.ndim(x) == 1 else ""
-            raise InputError(f"`{name}` must have shape (n, features), but has shape {jnp.shape(x)}.{hint}")
+            raise InputError(
+                f"`{name}` must have shape (n, features), or (n, space..., channels), but has shape {jnp.shape(x)}.{hint}"
+            )
         check_dtype(name, x)
-        if x.shape[1] == 0:
+        if 0 in x.shape[1:]:
             raise InputError(f"`{name}` has no features: its shape is {x.shape}.")
-    if x2 is not None and x1.shape[1] != x2.shape[1]:
+    if x2 is not None and x1.shape[1:] != x2.shape[1:]:
         raise InputError(
             f"`x1` and `x2` must have equally many features, but their shapes are {x1.shape} and {x2.shape}."
         )

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit._check import as_host_array, check_dtype, check_finite, is_float
+from ntkit._images import image_diagonal, image_laws
 from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
@@ -126,7 +127,11 @@ class OfNetwork(Kernel):
 @eqx.filter_jit
 def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The arrays of those names, of the law behind the network at all pairs."""
-    law = _behind(net, pair_laws(x1, x2), _over_pairs)
+    if x1.ndim > 2:
+        law, tail = image_laws(net, x1, x2, variances=True)
+        law = _behind(tail, law, _over_pairs)
+    else:
+        law = _behind(net, pair_laws(x1, x2), _over_pairs)
     values = tuple(getattr(law, name) for name in names)
     return values if x2 is not None else tuple(map(_with_diagonal, values, _diagonals(net, x1, names)))
 
@@ -136,9 +141,9 @@ def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...
     """The same of each example with itself."""
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
-        exact = _widened(x)
-        law = Covariance.of_one(variances(exact), x.shape[-1])
-        law = _behind(jax.tree.map(_widened, net), law, _over_examples)
+        exact, net = _widened(x), jax.tree.map(_widened, net)
+        law, tail = image_diagonal(net, exact) if x.ndim > 2 else (Covariance.of_one(variances(exact), x.shape[-1]), net)
+        law = _behind(tail, law, _over_examples)
         return tuple(getattr(law, name).astype(x.dtype) for name in names)
 
 

@@ -26,14 +26,19 @@ from ntkit.nn.activations import (
     activation,
 )
 from ntkit.nn.combinators import Residual, Sequential, Sum
+from ntkit.nn.conv import Conv, ConvTranspose, LocalConv
 from ntkit.nn.dense import Dense
 from ntkit.nn.normalization import Dropout, LayerNorm
+from ntkit.nn.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, SumPool
 from ntkit.nn.presets import mlp
 
 __all__ = [
     "Abs",
     "Activation",
     "Affine",
+    "AvgPool",
+    "Conv",
+    "ConvTranspose",
     "Cos",
     "Covariance",
     "Dense",
@@ -41,12 +46,17 @@ __all__ = [
     "Dual",
     "Elu",
     "Erf",
+    "Flatten",
     "Gaussian",
     "Gelu",
+    "GlobalAvgPool",
+    "GlobalSumPool",
     "Identity",
     "Layer",
     "LayerNorm",
     "LeakyRelu",
+    "LocalAvgPool",
+    "LocalConv",
     "Nonlinearity",
     "Relu",
     "Residual",
@@ -59,6 +69,7 @@ __all__ = [
     "Sin",
     "Softplus",
     "Sum",
+    "SumPool",
     "Tanh",
     "activation",
     "mlp",

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ntkit.nn._planes import Space
+
 Scalar = float | Array
 """A hyper-parameter that is a leaf: a Python number (its dtype follows the input) or a zero-dimensional array."""
 
@@ -47,27 +49,34 @@ class Covariance(eqx.Module):
     `xx = E[u u]`, `xy = E[u v]`, `yy = E[v v]` for the signals u, v at x and y; `ntk` is the tangent kernel Theta(x,
     y) of the network so far; `gap = sqrt(xx yy) - |xy|`. `width` counts the channels (the fan-in of the next layer).
     `one` says that x and y are one and the same example, seen in the same forward pass: the diagonal of the kernel.
+
+    Of images the arrays hold pixels: see `_planes`. There `xx` and `yy` are maps of one image, (1 ... 1, P...), and of
+    `one` image the diagonal is displacement 0. Behind a layer that mixes displacements the variances of x and of y
+    follow from all covariances within x and within y: then `selves` carries those two laws along.
     """
 
     xx: Float[Array, "..."]
     xy: Float[Array, "..."]
     yy: Float[Array, "..."]
     ntk: Float[Array, "..."]
-    gap: Float[Array, "..."]
+    gap: Float[Array, "..."] | None
     width: int = eqx.field(static=True)
     one: bool = eqx.field(static=True, default=False)
+    space: Space | None = None
+    selves: "tuple[Covariance, Covariance] | None" = None
 
     @staticmethod
     def of_one(q: Array, width: int) -> "Covariance":
         """The law of the pair (x, x) for an input of variance q."""
         return Covariance(q, q, q, jnp.zeros_like(q), jnp.zeros_like(q), width, one=True)
 
-    def replace(self, **arrays: Array) -> "Covariance":
-        """The same law with some of its arrays exchanged."""
-        names = ("xx", "xy", "yy", "ntk", "gap")
-        values = [arrays.pop(name, getattr(self, name)) for name in names]
-        assert not arrays, arrays
-        return Covariance(*values, width=self.width, one=self.one)
+    def replace(self, **fields: Any) -> "Covariance":
+        """The same law with some of its arrays, or others of its fields, exchanged."""
+        # Not `dataclasses.replace`, which costs a second in deep networks.
+        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "space", "selves")
+        values = [fields.pop(name, getattr(self, name)) for name in names]
+        assert not fields, fields
+        return Covariance(*values)
 
     def scale(self, xx: Scalar, xy: Scalar, yy: Scalar) -> "Covariance":
         """The law of (a u, b v) for factors a, b >= 0 that the parameters do not move: xx = a^2, xy = a b, yy = b^2."""
@@ -80,7 +89,7 @@ class Covariance(eqx.Module):
         )
 
     def of_width(self, width: int) -> "Covariance":
-        return Covariance(self.xx, self.xy, self.yy, self.ntk, self.gap, width, self.one)
+        return self.replace(width=width)
 
 
 def add(first: Covariance, second: Covariance) -> Covariance:

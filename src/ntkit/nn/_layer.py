@@ -2,15 +2,18 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.nn._law import Covariance
 
 Params = Any
 Shape = tuple[int, ...]
+Frames = tuple[int | None, ...]
+Displacements = tuple[np.ndarray, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,14 @@ class Signal:
 
 
 class Layer(eqx.Module):
-    """A layer of a network, with two readings: `init` and `apply` (finite), `propagate` (infinitely wide)."""
+    """A layer of a network, with two readings: `init` and `apply` (finite), `propagate` (infinitely wide).
+
+    `elementwise`: it treats every pixel alike, and its `propagate` is written for the numbers of one pair of pixels.
+    `exits`: behind it there are no pixels.
+    """
+
+    elementwise: ClassVar[bool] = True
+    exits: ClassVar[bool] = False
 
     @abc.abstractmethod
     def shape(self, shape: Shape) -> Shape:
@@ -59,6 +69,19 @@ class Layer(eqx.Module):
     @abc.abstractmethod
     def check(self, signal: Signal) -> Signal:
         """The nature of the output; raises `ntkit.InputError` where the infinite reading does not exist."""
+
+    @property
+    def local(self) -> bool:
+        """Whether each displacement of its output is read from one displacement of its input: see `_planes`."""
+        return True
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        """The frames of its output for those of its input of a shape; None on an axis where it cannot be run in such a frame."""
+        return frames
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        """The displacements of its input, of a shape and in frames, that those of its output are made of."""
+        return wanted
 
     @property
     def name(self) -> str:

@@ -1,13 +1,15 @@
 """Layers made of layers: one after the other, or side by side."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, add
-from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
+from ntkit.nn._lift import behind, through
 from ntkit.nn.activations import Identity, Nonlinearity
 
 
@@ -24,12 +26,17 @@ def _as_layers(owner: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
     return layers
 
 
+def flat(net: Layer) -> list[Layer]:
+    """The layers of nested `Sequential`s in order."""
+    return [leaf for layer in net.layers for leaf in flat(layer)] if isinstance(net, Sequential) else [net]
+
+
 def segments(net: Layer, most: int) -> list["Sequential"]:
     """The layers of nested `Sequential`s in order, in runs of at most `most` activations each (a single layer may have
     more)."""
     runs: list[list[Layer]] = [[]]
     together = 0
-    for layer in _flat(net):
+    for layer in flat(net):
         own = sum(isinstance(leaf, Nonlinearity) for leaf in jax.tree.leaves(layer, is_leaf=_is_nonlinearity))
         if runs[-1] and together + own > most:
             runs.append([])
@@ -39,16 +46,14 @@ def segments(net: Layer, most: int) -> list["Sequential"]:
     return [Sequential(*run) for run in runs]
 
 
-def _flat(net: Layer) -> list[Layer]:
-    return [leaf for layer in net.layers for leaf in _flat(layer)] if isinstance(net, Sequential) else [net]
-
-
 def _is_nonlinearity(node: Any) -> bool:
     return isinstance(node, Nonlinearity)
 
 
 class Sequential(Layer):
     """The layers one after the other; `net.layers` is the tuple of them, and a slice or an index reads it."""
+
+    elementwise: ClassVar[bool] = False
 
     layers: tuple[Layer, ...]
 
@@ -80,13 +85,31 @@ class Sequential(Layer):
 
     def propagate(self, cov: Covariance) -> Covariance:
         for layer in self.layers:
-            cov = layer.propagate(cov)
+            cov = behind(layer, cov)
         return cov
 
     def check(self, signal: Signal) -> Signal:
         for layer in self.layers:
             signal = layer.check(signal)
         return signal
+
+    @property
+    def local(self) -> bool:
+        return all(layer.local for layer in self.layers)
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        for layer in self.layers:
+            shape, frames = layer.shape(shape), layer.frames(shape, frames)
+        return frames
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        inputs = []
+        for layer in self.layers:
+            inputs.append((shape, frames))
+            shape, frames = layer.shape(shape), layer.frames(shape, frames)
+        for layer, (shape, frames) in zip(reversed(self.layers), reversed(inputs), strict=True):
+            wanted = layer.wanted(shape, frames, wanted)
+        return wanted
 
 
 class Sum(Layer):
@@ -96,6 +119,8 @@ class Sum(Layer):
     `Dense` with weights of their own) and whose cross moments vanish (all but one must have zero mean): a Gaussian
     branch may be added to an activation, two activations of non-zero mean may not.
     """
+
+    elementwise: ClassVar[bool] = False
 
     branches: tuple[Layer, ...]
 
@@ -123,10 +148,10 @@ class Sum(Layer):
         return sum(outputs[1:], outputs[0])
 
     def propagate(self, cov: Covariance) -> Covariance:
-        laws = [branch.propagate(cov) for branch in self.branches]
+        laws = [behind(branch, cov) for branch in self.branches]
         total = laws[0]
         for law in laws[1:]:
-            total = add(total, law)
+            total = through(add, total, law)
         return total
 
     def check(self, signal: Signal) -> Signal:
@@ -155,6 +180,28 @@ class Sum(Layer):
             infinite=all(out.infinite for out in outs),
             source=f"`Sum` of {names}",
         )
+
+    @property
+    def local(self) -> bool:
+        return all(branch.local for branch in self.branches)
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        return frames_of_branches(self.branches, shape, frames)
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return wanted_by_branches(self.branches, shape, frames, wanted)
+
+
+def frames_of_branches(branches: tuple[Layer, ...], shape: Shape, frames: Frames) -> Frames:
+    each = [branch.frames(shape, frames) for branch in branches]
+    return tuple(axis[0] if len(set(axis)) == 1 else None for axis in zip(*each, strict=True))
+
+
+def wanted_by_branches(
+    branches: tuple[Layer, ...], shape: Shape, frames: Frames, wanted: Displacements
+) -> Displacements:
+    each = [branch.wanted(shape, frames, wanted) for branch in branches]
+    return tuple(np.unique(np.concatenate(axis)) for axis in zip(*each, strict=True))
 
 
 def Residual(branch: Layer) -> Sum:

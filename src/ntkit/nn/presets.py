@@ -6,7 +6,8 @@ from ntkit.errors import InputError
 from ntkit.nn._law import Scalar
 from ntkit.nn.activations import Nonlinearity
 from ntkit.nn.combinators import Sequential
-from ntkit.nn.dense import Dense, Law, Parameterization
+from ntkit.nn.dense import Dense
+from ntkit.nn.weights import Law, Parameterization
 
 
 def mlp(

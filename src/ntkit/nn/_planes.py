@@ -1,0 +1,352 @@
+"""Space: the covariance between the pixels of two images, stored by displacement, and how spatial layers read it.
+
+An array of a law with k spatial axes has shape (D_1 ... D_k, P_1 ... P_k). Its entry [d, p] belongs to pixel p of x and
+pixel p' = (p + d) mod frame of y, on every axis. All displacements together are the full covariance, displacement 0
+alone is all that `Flatten` reads, and no layer asks which it is given. A frame is at least as long as its axis. Entries
+whose p' lies outside the image hold anything: whoever reads them masks them. Maps of one image have shape (1 ... 1,
+P_1 ... P_k).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from ntkit.errors import InputError
+
+Padding = Literal["SAME", "VALID", "CIRCULAR"] | tuple[tuple[int, int], ...]
+Displacements = Any  # np.ndarray where known when traced, a JAX array inside a loop over planes
+
+
+class Space(eqx.Module):
+    """The pixels of a law: per axis the image's size, the frame that displacements wrap in, and those that are kept."""
+
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    frames: tuple[int, ...] = eqx.field(static=True)
+    displacements: tuple[Displacements, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def alone(self) -> bool:
+        """Whether displacement 0 is known to be the only one."""
+        return all(isinstance(d, np.ndarray) and not d.any() for d in self.displacements)
+
+    def maps(self) -> "Space":
+        """The space of a map of one image."""
+        return Space(self.sizes, self.frames, (np.zeros(1, int),) * self.rank)
+
+    def is_diagonal(self) -> Array:
+        """Where the displacement is 0 on every axis: (D_1 ... D_k, 1 ... 1)."""
+        where = jnp.ones((1,) * (2 * self.rank), bool)
+        for axis, d in enumerate(self.displacements):
+            where = where & _along(jnp.asarray(d) == 0, axis, 2 * self.rank)
+        return where
+
+    def partners(self, axis: int) -> Any:
+        """p' for every displacement and pixel of an axis: (D, P)."""
+        pixels = np.arange(self.sizes[axis], dtype=np.int32)[None]
+        return (pixels + self.displacements[axis][:, None]) % self.frames[axis]
+
+    def inside(self, axis: int) -> Any:
+        """Whether p' lies in the image, for every displacement and pixel of an axis; None where all do."""
+        if self.frames[axis] == self.sizes[axis]:
+            return None
+        return self.partners(axis) < self.sizes[axis]
+
+    def view(self, of_y: Array) -> Array:
+        """What is known of y at p', for every displacement and pixel p: (P..., rest...) to (D..., P..., rest...).
+
+        The last axis first: displacements known when traced are then looked up once per image, not once per plane.
+        """
+        for axis in reversed(range(self.rank)):
+            of_y = self._viewed(of_y, axis)
+        return of_y
+
+    def _viewed(self, of_y: Array, axis: int) -> Array:
+        """A new axis of displacements at the front."""
+        size, frame, d = self.sizes[axis], self.frames[axis], self.displacements[axis]
+        place = self.rank - 1  # axis a stands behind the k - 1 - a axes already in front
+        if isinstance(d, np.ndarray) and not d.any():
+            return jnp.broadcast_to(of_y[None], (len(d), *of_y.shape))
+        beyond = [(0, 0)] * of_y.ndim
+        beyond[place] = (0, frame - size)
+        again = jnp.concatenate([jnp.pad(of_y, beyond), of_y], place)
+        if isinstance(d, np.ndarray):
+            shifts = [lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d]
+            return jnp.stack(shifts)
+        return jax.vmap(lambda k: lax.dynamic_slice_in_dim(again, k, size, place))(d)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The taps of a filter along one axis: output o reads the inputs stride o - before + dilation f, f < taps."""
+
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+    size: int  # of the output
+    circular: bool
+
+    @staticmethod
+    def of(owner: str, size: int, taps: int, stride: int, dilation: int, padding: Any) -> "Window":
+        reach = (taps - 1) * dilation + 1
+        if padding in ("SAME", "CIRCULAR"):
+            out = -(-size // stride)
+            before = max((out - 1) * stride + reach - size, 0) // 2
+            return Window(taps, stride, dilation, before, out, padding == "CIRCULAR")
+        low, high = (0, 0) if padding == "VALID" else padding
+        out = (size + low + high - reach) // stride + 1
+        if out < 1:
+            raise InputError(
+                f"`{owner}` covers {reach} pixels, but its input has only {size + low + high} along an axis"
+                f"{'' if padding == 'VALID' else ', padding included'}. Use a smaller filter, "
+                'or `padding="SAME"`.'
+            )
+        return Window(taps, stride, dilation, low, out, False)
+
+    def sources(self) -> np.ndarray:
+        """The inputs read, (taps, outputs); some outside the image."""
+        return np.arange(self.size)[None] * self.stride + np.arange(self.taps)[:, None] * self.dilation - self.before
+
+
+def shared(planes: Array, space: Space, windows: Sequence[Window]) -> tuple[Array, Space]:
+    """The mean over taps f of K(src_f(o), src_f(o')): what shared weights read. No plane meets another."""
+    if planes.ndim == 0:  # nothing yet
+        return planes, _strided(space, windows)
+    planes = _select(planes, space, windows)
+    out = _strided(space, windows)
+    for axis, window in enumerate(windows):
+        if window.taps == window.stride == 1 and not window.before and window.size == space.sizes[axis]:
+            continue
+        terms = []
+        padded = _padded(planes, space, axis, window)
+        for f in range(window.taps):
+            term = _tap(padded, space, axis, window, f)
+            mask = _read_inside(space, out, axis, window, f)
+            terms.append(term if mask is None else term * _along2(mask, axis, space.rank).astype(planes.dtype))
+        planes = sum(terms[1:], terms[0]) / window.taps
+    return planes, out
+
+
+def _strided(space: Space, windows: Sequence[Window]) -> Space:
+    """The space behind windows: only the multiples of a stride are read."""
+    frames, displacements = [], []
+    for frame, d, window in zip(space.frames, space.displacements, windows, strict=True):
+        if frame % window.stride:
+            raise AssertionError(f"a frame of {frame} does not fit a stride of {window.stride}")
+        frames.append(frame // window.stride)
+        displacements.append(
+            d[d % window.stride == 0] // window.stride if isinstance(d, np.ndarray) else d // window.stride
+        )
+    return Space(tuple(w.size for w in windows), tuple(frames), tuple(displacements))
+
+
+def _select(planes: Array, space: Space, windows: Sequence[Window]) -> Array:
+    """Without the planes that no output reads."""
+    for axis, (d, window) in enumerate(zip(space.displacements, windows, strict=True)):
+        if isinstance(d, np.ndarray) and (d % window.stride).any():
+            planes = _take(planes, np.flatnonzero(d % window.stride == 0), axis)
+    return planes
+
+
+def _padded(planes: Array, space: Space, axis: int, window: Window) -> Array:
+    """Long enough for every tap: with zeros, or around the circle."""
+    size, place = space.sizes[axis], space.rank + axis
+    last = int(window.sources().max())
+    low, high = window.before, max(last - size + 1, 0)
+    if window.circular:
+        index = np.arange(-low, size + high) % size
+        padded = _take(planes, index, place)
+    else:
+        widths = [(0, 0, 0)] * planes.ndim
+        widths[place] = (low, high, 0)
+        padded = lax.pad(planes, jnp.zeros((), planes.dtype), widths)
+    # Else XLA computes what comes before once per tap, since it fuses the padding into each of them.
+    return lax.optimization_barrier(padded)
+
+
+def _tap(padded: Array, space: Space, axis: int, window: Window, f: int) -> Array:
+    start = f * window.dilation
+    stop = start + (window.size - 1) * window.stride + 1
+    return lax.slice_in_dim(padded, start, stop, window.stride, space.rank + axis)
+
+
+def _read_inside(space: Space, out: Space, axis: int, window: Window, f: int) -> Any:
+    """Whether the partner's tap lies in the image, (D, O); None where it does, or p itself tells."""
+    d = out.displacements[axis]
+    if window.circular or (isinstance(d, np.ndarray) and not d.any()):
+        return None
+    offset = f * window.dilation - window.before
+    if offset == 0 and window.stride == 1 and out.frames[axis] == out.sizes[axis]:
+        return None
+    source = out.partners(axis) * window.stride + offset
+    return (source >= 0) & (source < space.sizes[axis])
+
+
+def dilated(planes: Array, space: Space, strides: Sequence[int]) -> tuple[Array, Space]:
+    """With strides - 1 zeros put between pixels, and between displacements: what a transposed layer spreads out."""
+    if planes.ndim == 0:
+        return planes, _spread(space, strides)
+    widths = []
+    for d, stride in zip(space.displacements, strides, strict=True):
+        widths.append((0, 0, 0) if stride == 1 or _is_zero(d) else (0, stride - 1, stride - 1))
+    widths += [(0, stride - 1, stride - 1) for stride in strides]
+    return lax.pad(planes, jnp.zeros((), planes.dtype), widths), _spread(space, strides)
+
+
+def _spread(space: Space, strides: Sequence[int]) -> Space:
+    displacements = [
+        d if s == 1 or _is_zero(d) else (d[:, None] * s + np.arange(s)[None]).ravel()
+        for d, s in zip(space.displacements, strides, strict=True)
+    ]
+    sizes, frames = (tuple(n * s for n, s in zip(per, strides, strict=True)) for per in (space.sizes, space.frames))
+    return Space(sizes, frames, tuple(displacements))
+
+
+def _is_zero(d: Displacements) -> bool:
+    return isinstance(d, np.ndarray) and not d.any()
+
+
+def fixed(planes: Array, space: Space, windows: Sequence[Window]) -> tuple[Array, Space]:
+    """The mean over taps f and g of K(src_f(o), src_g(o')): what fixed weights read. First the side of x, then of y."""
+    out = Space(
+        tuple(w.size for w in windows),
+        tuple(frame // w.stride for frame, w in zip(space.frames, windows, strict=True)),
+        tuple(pooled_displacements(s, w) for s, w in zip(_per_axis(space), windows, strict=True)),
+    )
+    if planes.ndim == 0:
+        return planes, out
+    for axis, window in enumerate(windows):
+        planes = _fixed_along(planes, space, out, axis, window)
+    return planes, out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    size: int
+    frame: int
+    displacements: Any
+
+
+def _per_axis(space: Space) -> list[_Axis]:
+    return [_Axis(*each) for each in zip(space.sizes, space.frames, space.displacements, strict=True)]
+
+
+def pooled_displacements(axis: _Axis, window: Window) -> np.ndarray:
+    """Those outputs of which every displacement that they read is there."""
+    every = np.arange(axis.frame // window.stride)
+    there = np.isin(read_by_pooling(every, axis.frame, window).reshape(len(every), -1), axis.displacements).all(1)
+    return every[there]
+
+
+def read_by_pooling(d: np.ndarray, frame: int, window: Window) -> np.ndarray:
+    """The displacements that fixed taps read for those of the output, (D, 2 taps - 1)."""
+    apart = np.arange(1 - window.taps, window.taps) * window.dilation
+    return (d[:, None] * window.stride + apart[None]) % frame
+
+
+def _fixed_along(planes: Array, space: Space, out: Space, axis: int, window: Window) -> Array:
+    frame, size, rank = space.frames[axis], space.sizes[axis], space.rank
+    wanted = out.displacements[axis]
+    taps = np.arange(window.taps) * window.dilation
+    known = np.full(frame, -1)
+    known[space.displacements[axis]] = np.arange(len(space.displacements[axis]))
+    # The side of x: of each pair (o, p'), kept at e = p' - stride o, the mean over f of K(stride o - before + f, p').
+    between = np.unique((wanted[:, None] * window.stride + taps[None] - window.before) % frame)
+    padded = _padded(planes, space, axis, window)
+    partial = []
+    for f in range(window.taps):
+        index = known[(between + window.before - taps[f]) % frame]
+        partial.append(_take(_tap(padded, space, axis, window, f), index, axis))
+    half = lax.optimization_barrier(sum(partial[1:], partial[0]) / window.taps)
+    # The side of y: p' = stride o' - before + g, with o' = o + d.
+    place = np.full(frame, -1)
+    place[between] = np.arange(len(between))
+    partners = (np.arange(window.size)[None] + wanted[:, None]) % out.frames[axis]
+    total = []
+    for g in range(window.taps):
+        index = place[(wanted * window.stride + taps[g] - window.before) % frame]
+        source = partners * window.stride + taps[g] - window.before
+        read = _take(half, index, axis)
+        inside = (source >= 0) & (source < size)
+        if not window.circular and not inside.all():
+            read = read * _along2(inside, axis, rank).astype(read.dtype)
+        total.append(read)
+    return lax.optimization_barrier(sum(total[1:], total[0]) / window.taps)
+
+
+def over_everything(planes: Array, space: Space) -> Array:
+    """The sum over all pairs of pixels that are there; over some planes only, in a loop over planes."""
+    for axis in range(space.rank):
+        inside = space.inside(axis)
+        if inside is not None:
+            planes = planes * _along2(inside, axis, space.rank).astype(planes.dtype)
+    return jnp.sum(planes)
+
+
+def over_diagonal(planes: Array, space: Space) -> Array:
+    """The mean over the pairs of a pixel with itself."""
+    for axis, d in enumerate(space.displacements):
+        planes = _take(planes, np.flatnonzero(d == 0), axis)
+    return jnp.mean(planes)
+
+
+def reframed(planes: Array, space: Space, frames: tuple[int, ...], displacements: Any) -> tuple[Array, Space]:
+    """The same covariances, wrapped in other frames."""
+    out = Space(space.sizes, frames, displacements)
+    if planes.ndim == 0:
+        return planes, out
+    for axis, (size, frame) in enumerate(zip(space.sizes, space.frames, strict=True)):
+        if frame == frames[axis] and np.array_equal(space.displacements[axis], displacements[axis]):
+            continue
+        known = np.full(frame, 0)
+        known[space.displacements[axis]] = np.arange(len(space.displacements[axis]))
+        index = known[(out.partners(axis) - np.arange(size)[None]) % frame]
+        moved = jnp.moveaxis(planes, (axis, space.rank + axis), (0, 1))
+        planes = jnp.moveaxis(moved[index, np.arange(size)[None]], (0, 1), (axis, space.rank + axis))
+    return planes, out
+
+
+def read_by_reframing(size: int, frame: int, new_frame: int, d: np.ndarray) -> np.ndarray:
+    """The displacements in `frame` that those in `new_frame` are made of."""
+    pixels = np.arange(size)[None]
+    partners = (pixels + d[:, None]) % new_frame
+    return np.unique(((partners - pixels) % frame)[partners < size])
+
+
+def _take(planes: Array, index: np.ndarray, axis: int) -> Array:
+    """`planes[index]` along an axis; as a slice where the index is regular."""
+    if len(index) == planes.shape[axis] and np.array_equal(index, np.arange(len(index))):
+        return planes
+    steps = np.diff(index)
+    if len(index) == 1 or ((steps > 0).all() and (steps == steps[0]).all()):
+        stride = int(steps[0]) if len(index) > 1 else 1
+        return lax.slice_in_dim(planes, int(index[0]), int(index[-1]) + 1, stride, axis)
+    # A circle cut once: two slices.
+    breaks = np.flatnonzero(steps < 0)
+    if len(breaks) == 1:
+        cut = int(breaks[0]) + 1
+        return jnp.concatenate([_take(planes, index[:cut], axis), _take(planes, index[cut:], axis)], axis)
+    return jnp.take(planes, index, axis)
+
+
+def _along(values: Array, axis: int, ndim: int) -> Array:
+    return values.reshape(tuple(-1 if a == axis else 1 for a in range(ndim)))
+
+
+def _along2(values: Any, axis: int, rank: int) -> Array:
+    """(D, P) of one axis, to broadcast against planes."""
+    values = jnp.asarray(values)
+    shape = [1] * (2 * rank)
+    shape[axis], shape[rank + axis] = values.shape
+    return values.reshape(shape)

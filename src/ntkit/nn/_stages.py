@@ -1,0 +1,158 @@
+"""How a network of images is run: in stages, each in frames and with the displacements that the stages behind it read."""
+
+import dataclasses
+import math
+
+
+from ntkit.errors import InputError
+from ntkit.nn._layer import Displacements, Frames, Layer, Shape
+from ntkit.nn._planes import Space, read_by_reframing
+from ntkit.nn.combinators import Sequential, flat
+
+# Frames are looked for up to so many times the image's size.
+LONGEST = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run of layers that keep each displacement to itself, or one that mixes them; either may end with the way out."""
+
+    layer: Sequential
+    shape: Shape
+    space: Space
+    local: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The stages up to the layer behind which there are no pixels, and what follows it."""
+
+    stages: tuple[Stage, ...]
+    tail: Sequential
+
+
+def plan(net: Layer, shape: Shape) -> Plan:
+    """Decides it, for images of a shape (n, *space, channels). Raises `ntkit.InputError` if pixels are left behind."""
+    layers, shapes = flat(net), [shape]
+    for layer in layers:
+        shapes.append(layer.shape(shapes[-1]))
+    ends = next((i for i, after in enumerate(shapes[1:]) if len(after) == 2), None)
+    if ends is None or len(shapes[-1]) > 2:
+        raise InputError(
+            f"The network hands on images of shape {shapes[-1][1:]} (space, channels), but a kernel is one number per "
+            "pair. End it with `nn.Flatten()` or `nn.GlobalAvgPool()`, and a `Dense`."
+        )
+    runs = _runs(layers[: ends + 1])
+    stages, first = [], 0
+    for run in _framed(runs, shapes):
+        stages.append(_Framed(Sequential(*run.layers), shapes[first], run.frames, run.local))
+        first += len(run.layers)
+    return Plan(tuple(_with_displacements(stages)), Sequential(*layers[ends + 1 :]))
+
+
+@dataclasses.dataclass
+class _Run:
+    layers: list[Layer]
+    local: bool
+    frames: Frames = ()
+
+
+def _runs(layers: list[Layer]) -> list[_Run]:
+    """As long as they keep displacements to themselves; the way out goes with the run before it."""
+    runs: list[_Run] = []
+    for layer in layers[:-1]:
+        if layer.local and runs and runs[-1].local:
+            runs[-1].layers.append(layer)
+        else:
+            runs.append(_Run([layer], layer.local))
+    if runs and runs[-1].local:
+        runs[-1].layers.append(layers[-1])
+        return runs
+    return [*runs, _Run([layers[-1]], layers[-1].exits)]
+
+
+def _framed(runs: list[_Run], shapes: list[Shape]) -> list[_Run]:
+    """With frames that hold throughout, if there are any; else cut where others are needed."""
+    together = _frames([layer for run in runs for layer in run.layers], shapes[0])
+    done, first = [], 0
+    if together is not None:
+        for run in runs:
+            run.frames = together
+            for layer in run.layers:
+                together = layer.frames(shapes[first], together)
+                first += 1
+        return runs
+    for run in runs:
+        while run.layers:
+            count = next((k for k in range(len(run.layers), 0, -1) if _frames(run.layers[:k], shapes[first])), 0)
+            if not count:
+                raise InputError(
+                    f"`{run.layers[0].name}` cannot be read at infinite width for inputs of shape {shapes[first][1:]}: "
+                    "strides must divide the size of a circular axis, and the branches of a sum must have one total "
+                    "stride."
+                )
+            done.append(_Run(run.layers[:count], run.local, _frames(run.layers[:count], shapes[first])))
+            run.layers, first = run.layers[count:], first + count
+    return done
+
+
+def _frames(layers: list[Layer], shape: Shape) -> Frames | None:
+    """The shortest frames that layers can be run in."""
+    sizes = shape[1:-1]
+    found: list[int | None] = [None] * len(sizes)
+    for more in range(LONGEST * max(sizes) + 8):
+        tried = tuple(size + more if known is None else known for size, known in zip(sizes, found, strict=True))
+        after, at = tried, shape
+        for layer in layers:
+            if layer.exits:
+                break
+            after, at = layer.frames(at, after), layer.shape(at)
+        found = [t if a is not None else known for t, a, known in zip(tried, after, found, strict=True)]
+        if None not in found:
+            return tuple(found)
+    return None
+
+
+@dataclasses.dataclass
+class _Framed:
+    layer: Sequential
+    shape: Shape
+    frames: Frames
+    local: bool
+
+
+def _with_displacements(stages: list[_Framed]) -> list[Stage]:
+    """Backwards: each stage hands on what the one behind it reads."""
+    done: list[Stage] = []
+    wanted: Displacements = ()
+    for stage in reversed(stages):
+        if done:
+            after = done[-1].space
+            frames = stage.layer.frames(stage.shape, stage.frames)
+            wanted = tuple(
+                d if f == g else read_by_reframing(n, f, g, d)
+                for n, f, g, d in zip(after.sizes, frames, after.frames, after.displacements, strict=True)
+            )
+        wanted = stage.layer.wanted(stage.shape, stage.frames, wanted)
+        done.append(Stage(stage.layer, stage.shape, Space(stage.shape[1:-1], stage.frames, wanted), stage.local))
+    return done[::-1]
+
+
+def chunks(space: Space, target: int) -> tuple[int, ...]:
+    """How many displacements of each axis are run at a time, so that about `target` pairs of pixels are."""
+    left = target / math.prod(space.sizes)
+    counts = [len(d) for d in space.displacements]
+    each = []
+    for axis, count in enumerate(counts):
+        room = left / math.prod(counts[axis + 1 :])
+        size = max(k for k in range(1, count + 1) if count % k == 0 and k <= max(1, room))
+        each.append(size)
+        if size > 1:
+            return (*each, *counts[axis + 1 :])
+    return tuple(each)
+
+
+def pairs_of_pixels(space: Space) -> int:
+    return math.prod(len(d) for d in space.displacements) * math.prod(space.sizes)
+
+
