@@ -4,10 +4,13 @@ import json
 import os
 import re
 import sys
+import threading
 
 from ntkit.errors import InputError, NtkitError
 
 USAGE, FAILURE, STOPPED = 2, 1, 130
+# Whether the line about Ctrl-C is printed: the process may still wait for a thread.
+said = threading.Event()
 # Arguments of functions that are options of commands.
 _ARGUMENT = re.compile(r"`(memory|target|overwrite)(=[^`]*)?`")
 
@@ -21,9 +24,9 @@ def run(argv: list[str] | None = None) -> int:
         app(argv, prog_name="ntkit")
     except SystemExit as end:  # typer's own end, also after wrong options
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return _stopped() if code == STOPPED else code
+        return say_stopped() if code == STOPPED else code
     except KeyboardInterrupt:
-        return _stopped()
+        return say_stopped()
     except Exception as error:
         if os.environ.get("NTKIT_DEBUG"):
             raise
@@ -51,6 +54,7 @@ def _say(message: str, code: int, *, as_json: bool) -> None:
     print(json.dumps({"error": kind, "message": message}) if as_json else f"Error: {message}", file=sys.stderr)
 
 
-def _stopped() -> int:
+def say_stopped() -> int:
+    said.set()
     print("\nStopped. What was finished is kept; nothing is half written.", file=sys.stderr)
     return STOPPED

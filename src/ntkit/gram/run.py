@@ -20,6 +20,9 @@ from ntkit.gram.program import Blocks, Program, precision
 from ntkit.gram.progress import GLANCE, Meter, Progress
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
 
+# Whether tiles are on their way to a file. Who ends the process should wait: a second's flush may save a minute's work.
+saving = threading.Event()
+
 
 def gram(
     kernel: Any,
@@ -206,6 +209,8 @@ class _Job:
 @contextlib.contextmanager
 def _keeping(store: Store, paths: list[Path], tiles: int) -> Iterator[None]:
     """On every way out saves what is done; says so where the user can do something about it."""
+    if paths:
+        saving.set()
     try:
         yield
     except BaseException as error:
@@ -217,6 +222,9 @@ def _keeping(store: Store, paths: list[Path], tiles: int) -> Iterator[None]:
                 f"stopped: {saved} of {tiles} tiles of `{paths[0]}` are saved. Repeat the call to resume."
             ) from None
         raise
+    finally:
+        if paths:
+            saving.clear()
 
 
 class _Room:
