@@ -21,6 +21,7 @@ from ntkit.cli._console import atomically
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram.run import NotFiniteError
 
 FORMAT = "ntkit-model"
 # Raised when a file changes its meaning; a reader refuses what is above its own.
@@ -97,13 +98,13 @@ class Model:
     def _block(self, x: np.ndarray, start: int, memory: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores (b, o), and for regression the variances (b,) of f at amplitude 1; `start` numbers the examples."""
         kernel = self.architecture.as_kernel()
-        cross = ntkit.gram(kernel, x, self.inputs, memory=memory, progress=False, dtype="float64")
-        finite = np.isfinite(cross).all(axis=1)
-        if not finite.all():
+        try:
+            cross = ntkit.gram(kernel, x, self.inputs, memory=memory, progress=False, dtype="float64")
+        except NotFiniteError as error:
             raise ComputationError(
-                f"The kernel of example {start + int(np.argmin(finite))} (from 0) and the training examples is not "
-                "finite: its features are too large."
-            )
+                f"The kernel of example {start + error.pair[0]} (from 0) and the training examples is not finite: its "
+                "features are too large."
+            ) from error
         scores = cross @ self.weights
         if self.task == "classification":
             return scores, np.zeros(len(x))
