@@ -72,7 +72,7 @@ def _keys(path: Path, files: list[str], targets: bool) -> dict[str, str]:
     if not pairs:
         wanted = "x and y (or X and y, or x_train and y_train)" if targets else "x (or X, or x_train)"
         raise InputError(f"{path.name} must hold the arrays {wanted}, but holds {', '.join(files) or 'nothing'}.")
-    found = dict(zip(("x", "y"), pairs[0], strict=True)) if targets else {"x": pairs[0][0]}
+    found: dict[str, str] = {"x": pairs[0][0]} | ({"y": pairs[0][1]} if targets else {})
     for x, y in _TEST:
         if ({x, y} if targets else {x}) <= have:
             found |= {"x_test": x, "y_test": y} if targets else {"x_test": x}
