@@ -38,10 +38,10 @@ class Criterion(StrEnum):
     @property
     def words(self) -> str:
         return {
-            "leave-one-out-error": "leave-one-out error",
+            "leave-one-out-error": "mean squared leave-one-out error",
             "leave-one-out": "leave-one-out log density",
             "leave-one-out-accuracy": "leave-one-out accuracy",
-            "k-fold": f"{FOLDS}-fold error",
+            "k-fold": f"mean squared {FOLDS}-fold error",
             "likelihood": "log marginal likelihood",
         }[self]
 
@@ -55,6 +55,12 @@ class Criterion(StrEnum):
             "k-fold": "fold_error",
             "likelihood": "log_marginal_likelihood",
         }[self]
+
+    def unit(self, kind: str) -> str:
+        """What its value is measured in, to be put behind it."""
+        if not self.field.endswith("error"):
+            return ""
+        return " (of one-hot classes)" if kind == "classification" else " of the target's variance"
 
     def of(self, candidate: Candidate) -> float:
         return getattr(candidate, self.field)

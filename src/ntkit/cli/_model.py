@@ -181,7 +181,16 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     square = model.factor.shape == ((n, n) if model.task == "regression" else (0, 0))
     if model.inputs.ndim != 2 or model.weights.shape[:1] != (n,) or not square:
         raise ValueError("its arrays do not fit together")
+    for name, value in (fields_of_model | {"scaling.shift": shift, "scaling.scale": scale}).items():
+        if isinstance(value, (float, np.ndarray)) and not _is_finite(value):
+            raise ValueError(f"its {name} holds what is not finite")
     return model
+
+
+def _is_finite(value: Any) -> bool:
+    """Of numbers; labels may be text."""
+    value = np.asarray(value)
+    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
 def fit_model(

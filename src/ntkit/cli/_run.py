@@ -12,7 +12,11 @@ USAGE, FAILURE, STOPPED = 2, 1, 130
 # Whether the line about Ctrl-C is printed: the process may still wait for a thread.
 said = threading.Event()
 # Arguments of functions that are options of commands.
-_ARGUMENT = re.compile(r"`(memory|target|overwrite)(=[^`]*)?`")
+_ARGUMENT = re.compile(
+    r"`(memory|target|header|overwrite|out|dtype|depth|fixed_layers|activation|w_std|b_std|beta)(=[^`]*)?`"
+)
+# What is said to programmers only.
+_OF_FUNCTIONS = re.compile(r"; a function will do as well|(?<=`) of `(Dense|mlp)`")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -39,13 +43,18 @@ def run(argv: list[str] | None = None) -> int:
 def _line(error: Exception) -> str:
     if isinstance(error, NtkitError):
         # The way out, in the words of the command line.
-        return _ARGUMENT.sub(lambda found: f"`--{found[1]}{found[2] or ''}`", str(error)).replace("=True`", "`")
+        return _OF_FUNCTIONS.sub("", _ARGUMENT.sub(_option, str(error)))
     if isinstance(error, OSError):
         name = f" {error.filename!r}" if error.filename else ""
         return f"{error.strerror or type(error).__name__}:{name}." if name else f"{error.strerror or error}."
     if isinstance(error, MemoryError):
         return f"There is not enough memory: {error}. Take fewer examples, or a smaller `--memory`."
     return f"Unexpected {type(error).__name__}: {error}. Set NTKIT_DEBUG=1 to see where; please report it."
+
+
+def _option(argument: re.Match[str]) -> str:
+    value = "" if argument[2] in (None, "=True") else argument[2]
+    return f"`--{argument[1].replace('_', '-')}{value}`"
 
 
 def _say(message: str, code: int, *, as_json: bool) -> None:

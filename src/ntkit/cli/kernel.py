@@ -18,7 +18,9 @@ from ntkit.gram.run import NotFiniteError
 
 def kernel(
     data: o.Data,
-    out_path: Annotated[Path, typer.Option("--out", help="Where it goes: .npy or .zarr.")],
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Where it goes: .npy or .zarr.", parser=o.path, metavar="<path>")
+    ],
     data2: Annotated[str | None, typer.Option(help="Other examples: the columns of the matrix.")] = None,
     kind: Annotated[o.KindOrBoth, typer.Option(help="Which kernel; both in one pass.")] = o.KindOrBoth.ntk,
     depth: o.Depth = 3,
@@ -43,6 +45,7 @@ def kernel(
     """
     clock = Clock()
     o.check_out(out_path, (".npy", ".zarr"))
+    o.check_memory(memory)
     net = Architecture.of_options(
         depth, activation, w_std, b_std, beta, fixed_layers, kind if kind != "both" else "ntk"
     )
@@ -53,6 +56,8 @@ def kernel(
     if not json:
         shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
         err.print(f"{kind.upper() if kind != 'both' else 'NTK and NNGP'} of {data}, {shape}, {dtype}: {net}")
+        if target is None and data.lower().endswith(".csv"):
+            err.print(f"Every column of {data} is a feature; name one that is not with --target.", markup=False)
     options: dict[str, Any] = {"memory": memory, "progress": not json, "dtype": dtype.value, "overwrite": overwrite}
     try:
         result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
@@ -66,8 +71,8 @@ def kernel(
     paths = {k: str(p) for k, p in where.items()} if isinstance(where, dict) else {kind.value: str(where)}
     if json:
         print_json(
-            {"kind": kind.value, "files": paths, "shape": shape, "dtype": dtype.value, "network": vars(net)}
-            | {"seconds": round(clock.seconds, 3)}
+            {"kind": kind.value, "files": paths, "shape": shape, "dtype": dtype.value}
+            | {"network": vars(net) | {"kernel": kind.value}, "seconds": round(clock.seconds, 3)}
         )
     else:
         for path in dict.fromkeys(paths.values()):
