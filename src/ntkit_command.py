@@ -14,10 +14,11 @@ STOPPED = 130
 def main() -> int:
     """Run `ntkit.cli.main` on `sys.argv[1:]` in a process of its own, and return its exit code."""
     hear()
-    from ntkit.cli import _app, _interrupt  # noqa: F401  all that is to be imported
+    from ntkit.cli import _app, _interrupt, _run  # noqa: F401  all that is to be imported
 
     try:
         _interrupt.listen()
+        _run.warn_in_one_line()
         from ntkit.cli import main
 
         return main()

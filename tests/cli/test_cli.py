@@ -385,6 +385,8 @@ def test_bad_arrays_are_refused(run, make):
         (("kernel", "iris", "--out", ""), "it is empty"),
         (("fit", "iris", "--out", ""), "it is empty"),
         (("fit", "iris", "--out", "."), "'.' is a folder"),
+        (("fit", "iris", "--out", "/dev/null"), "a device or a pipe"),
+        (("fit", "iris", "--w-std", "0", "--b-std", "0", "--depth", "1", "--activation", "relu"), "is 0 for all"),
         (("predict", "absent.ntk", "iris", "--out", ""), "it is empty"),
         (("demo", "--out", ""), "it is empty"),
         (("kernel", "iris", "--out", "k.npy", "--target", "y"), "target"),
@@ -676,6 +678,17 @@ def test_ctrl_c_in_a_process_of_its_own():
 def test_the_installed_command(module):
     run = subprocess.run([sys.executable, "-m", module, "info", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout)["ntkit"] == ntkit.__version__
+
+
+def test_a_warning_is_one_line_in_words_of_the_command():
+    Path("twice.csv").write_text("".join(f"{i % 3},{i % 2},{1.37 * i}\n" for i in range(30)))
+    command = [sys.executable, "-m", "ntkit", "fit", "twice.csv", *map(str, QUICK[:4]), "--alpha", "1e-300"]
+    err = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    warned = [line for line in err.splitlines() if line.startswith("Warning: ")]
+    assert warned
+    assert "`--alpha`" in warned[0]
+    assert "_solver" not in err
+    assert "Warning:" not in "".join(line for line in err.splitlines() if line not in warned)
 
 
 # ntkit demo

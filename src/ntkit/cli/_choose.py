@@ -137,6 +137,8 @@ def choose(
     by = criterion.for_tune(seed)
     tried = []
     for net, matrix in matrices(options, x, memory, step):
+        if not np.diagonal(matrix).any():
+            raise InputError(f"The kernel of {net} is 0 for all examples: there is nothing to fit.")
         kernel = {str(net): net.as_kernel()}
         tuned = tune(kernel, x, y, noise=noise, relative=relative, criterion=by, matrices=[matrix], progress=False)
         tried.append((net, tuned.best))

@@ -137,6 +137,8 @@ def check_out(path: Path, suffixes: tuple[str, ...] = ()) -> None:
         raise InputError(f"`--out` must end in {' or '.join(suffixes)}, but is {str(path)!r}.")
     if path.is_dir() and path.suffix != ".zarr":
         raise InputError(f"`--out` must be a file, but {str(path)!r} is a folder.")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"`--out` must be a file, but {str(path)!r} is a device or a pipe.")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(f"`--out` is {str(path)!r}, but there is no folder {str(folder)!r}.")

@@ -5,6 +5,8 @@ import os
 import re
 import sys
 import threading
+import warnings
+from typing import Any
 
 from ntkit.errors import InputError, NtkitError
 
@@ -35,21 +37,36 @@ def run(argv: list[str] | None = None) -> int:
         if os.environ.get("NTKIT_DEBUG"):
             raise
         code = USAGE if isinstance(error, InputError) else FAILURE
-        _say(_line(error), code, as_json="--json" in argv)
+        _say(_line(error, argv), code, as_json="--json" in argv)
         return code
     return 0
 
 
-def _line(error: Exception) -> str:
+def warn_in_one_line() -> None:
+    """For a process of its own: warnings without the line of code that gave them."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"Warning: {_in_our_words(str(message), sys.argv[1:])}", file=sys.stderr)
+
+    warnings.showwarning = show
+
+
+def _line(error: Exception, argv: list[str]) -> str:
     if isinstance(error, NtkitError):
-        # The way out, in the words of the command line.
-        return _OF_FUNCTIONS.sub("", _ARGUMENT.sub(_option, str(error)))
+        return _in_our_words(str(error), argv)
     if isinstance(error, OSError):
         name = f" {error.filename!r}" if error.filename else ""
         return f"{error.strerror or type(error).__name__}:{name}." if name else f"{error.strerror or error}."
     if isinstance(error, MemoryError):
         return f"There is not enough memory: {error}. Take fewer examples, or a smaller `--memory`."
     return f"Unexpected {type(error).__name__}: {error}. Set NTKIT_DEBUG=1 to see where; please report it."
+
+
+def _in_our_words(text: str, argv: list[str]) -> str:
+    """The way out, in the words of the command line."""
+    if argv[:1] == ["fit"]:
+        text = text.replace("`noise`", "`--alpha`")
+    return _OF_FUNCTIONS.sub("", _ARGUMENT.sub(_option, text))
 
 
 def _option(argument: re.Match[str]) -> str:
