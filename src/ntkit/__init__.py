@@ -7,6 +7,13 @@ Everything downstream takes a kernel: `gram` computes matrices that need not fit
 `ensemble` predict with it. Doors to scikit-learn (`ntkit.sklearn`) and the command line are opened by importing them.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Python imports this file first
+    import ntkit_command
+
+    ntkit_command.hear()
+
 from ntkit import nn
 from ntkit.errors import ComputationError, InputError, NtkitError
 from ntkit.gram import gram

@@ -2,7 +2,7 @@
 
 import sys
 
-from ntkit.cli import main
+from ntkit_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

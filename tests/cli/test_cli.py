@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -104,6 +105,11 @@ def test_info_of_a_model(run):
     assert found["features"] == ["u", "v"]
     assert "depth 1, relu" in run("info", "m.ntk")[1]
     assert run("info", "train.csv")[0] == 2
+
+
+def test_version(run):
+    assert run("--version") == (0, f"ntkit {ntkit.__version__}\n", "")
+    assert "--version" in run("--help")[1]
 
 
 def test_no_command_shows_help(run):
@@ -374,7 +380,15 @@ def test_bad_arrays_are_refused(run, make):
         (("kernel", "iris", "--out", "absent/k.npy"), "folder"),
         (("kernel", "iris", "--out", "k.npy", "--data2", "wine"), "features"),
         (("kernel", "iris", "--out", "k.npy", "--beta", "0.1", "--w-std", "1"), "beta"),
-        (("kernel", "iris", "--out", "k.npy", "--fixed-layers", "9"), "fixed_layers"),
+        (("kernel", "iris", "--out", "k.npy", "--fixed-layers", "9"), "`--fixed-layers`"),
+        (("kernel", "iris", "--out", "k.npy", "--w-std", "inf"), "`--w-std` must be"),
+        (("kernel", "iris", "--out", ""), "it is empty"),
+        (("fit", "iris", "--out", ""), "it is empty"),
+        (("fit", "iris", "--out", "."), "'.' is a folder"),
+        (("fit", "iris", "--out", "/dev/null"), "a device or a pipe"),
+        (("fit", "iris", "--w-std", "0", "--b-std", "0", "--depth", "1", "--activation", "relu"), "is 0 for all"),
+        (("predict", "absent.ntk", "iris", "--out", ""), "it is empty"),
+        (("demo", "--out", ""), "it is empty"),
         (("kernel", "iris", "--out", "k.npy", "--target", "y"), "target"),
         (("kernel", "iris", "--out", "k.npy", "--depth", "-1"), "depth"),
         (("kernel", "iris", "--out", "k.npy", "--kind", "gp"), "kind"),
@@ -439,6 +453,123 @@ def test_arguments_of_functions_are_named_as_options(run):
     for argv in (("kernel", "a.csv", "--out", "k.npy"), ("fit", "a.csv", *QUICK)):
         assert "`--memory=" in run(*argv, "--memory", "1B")[2]
     assert "`--target`" in run("kernel", "a.csv", "--out", "k.npy", "--target", 9)[2]
+
+
+def test_what_is_for_programmers_is_left_out(run):
+    err = run("kernel", "iris", "--out", "k.npy", "--activation", "foo")[2]
+    assert err.endswith("selu, identity.\n")
+    table("a.csv", 9)
+    run("kernel", "a.csv", "--out", "k.npy")
+    assert "another `--out`" in run("kernel", "a.csv", "--out", "k.npy", "--depth", 1)[2]
+
+
+@pytest.mark.parametrize(
+    "argv, ready",
+    [
+        (("kernel", "absent.csv", "--out", "shut/k.npy"), False),
+        (("fit", "absent.csv", "--out", "shut/m.ntk"), False),
+        (("predict", "absent.ntk", "absent.csv", "--out", "shut/p.csv"), False),
+        (("demo", "--data", "iris", "--out", "shut"), True),
+    ],
+)
+def test_a_folder_that_is_not_writable_is_refused_first(run, monkeypatch, argv, ready):
+    Path("shut").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shut")  # root may write everywhere
+    if ready:  # its data decide whether there is something to be put there
+        monkeypatch.setattr("ntkit.cli.demo.study", lambda *_, **__: pytest.fail("work began"))
+    code, _, err = run(*argv)
+    assert code == 2
+    assert "`--out`" in err
+    assert "not writable" in err
+
+
+@pytest.mark.parametrize("command", ["kernel", "fit", "predict"])
+def test_a_wrong_budget_is_refused_first(run, command):
+    data = ("absent.ntk", "absent.csv") if command == "predict" else ("absent.csv",)
+    out = {"kernel": "k.npy", "fit": "m.ntk", "predict": "p.csv"}[command]
+    code, _, err = run(command, *data, "--out", out, "--memory", "lots")
+    assert code == 2
+    assert err.startswith("Error: `--memory` must be a number with a unit")
+
+
+def test_both_kernels_are_called_both(run):
+    table("a.csv", 5)
+    found = json.loads(run("kernel", "a.csv", "--out", "k.npy", "--kind", "both", "--depth", 1, "--json")[1])
+    assert found["kind"] == found["network"]["kernel"] == "both"
+
+
+def test_which_examples_are_predicted_is_said(run):
+    table("train.csv")
+    run("fit", "train.csv", *QUICK)
+    rng = np.random.default_rng(0)
+    x, x_test = rng.normal(size=(6, 2)), rng.normal(size=(4, 2))
+    np.savez("both.npz", x_train=x, y_train=np.arange(6.0), x_test=x_test)
+    np.save("x.npy", x)
+    np.save("x_test.npy", x_test)
+    for options, rows, alone in (
+        ((), "4 test examples of both.npz", "x_test.npy"),
+        (("--split", "test"), "4 test examples of both.npz", "x_test.npy"),
+        (("--split", "train"), "6 training examples of both.npz", "x.npy"),
+    ):
+        code, out, err = run("predict", "model.ntk", "both.npz", *options)
+        assert code == 0
+        assert rows in err
+        assert f"at the {rows.split(' ', 1)[1]}" in out
+        predicted = Path("predictions.csv").read_text()
+        assert f"{rows[0]} examples of {alone}" in run("predict", "model.ntk", alone)[2]
+        assert Path("predictions.csv").read_text() == predicted
+    assert json.loads(run("predict", "model.ntk", "both.npz", "--json")[1])["split"] == "test"
+    code, _, err = run("predict", "model.ntk", "x.npy", "--split", "test")
+    assert code == 2
+    assert "no test examples" in err
+
+
+@pytest.mark.parametrize("where", ["weights", "inputs", "scaling.scale"])
+def test_a_model_with_nan_is_named(run, where):
+    table("train.csv")
+    run("fit", "train.csv", *QUICK)
+    with zipfile.ZipFile("model.ntk") as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    array = np.load(io.BytesIO(parts[f"{where}.npy"]))
+    array.flat[1] = np.nan
+    with zipfile.ZipFile("model.ntk", "w") as file:
+        for name, content in parts.items():
+            if name != f"{where}.npy":
+                file.writestr(name, content)
+        with file.open(f"{where}.npy", "w") as entry:
+            np.lib.format.write_array(entry, array)
+    code, _, err = run("predict", "model.ntk", "train.csv")
+    assert code == 2
+    assert err.startswith("Error: model.ntk is damaged")
+    assert f"its {where} holds what is not finite" in err
+
+
+def test_what_is_taken_for_granted_is_said(run):
+    table("train.csv")
+    assert "The task, regression, is told from the target" in run("fit", "train.csv", *QUICK)[2]
+    assert "told from" not in run("fit", "train.csv", *QUICK, "--task", "regression")[2]
+    assert "told from" not in run("fit", "iris", *QUICK)[2]
+    assert "Every column of train.csv is a feature" in run("kernel", "train.csv", "--out", "a.npy")[2]
+    assert "Every column" not in run("kernel", "train.csv", "--out", "b.npy", "--target", "y")[2]
+    Path("flat.csv").write_text("".join(f"{i},{i * i},3.5\n" for i in range(9)))
+    code, _, err = run("fit", "flat.csv", *QUICK)
+    assert code == 0
+    assert err.count("The target is constant, 3.5") == 1
+    assert any("constant" in note for note in json.loads(run("fit", "flat.csv", *QUICK, "--json")[1])["notes"])
+
+
+def test_errors_are_named_with_their_unit(run):
+    table("train.csv")
+    found = json.loads(run("fit", "train.csv", *QUICK[:4], "--json")[1])
+    out = run("fit", "train.csv", *QUICK[:4])[1]
+    squared = f"{found['criterion_value']:.4g}"
+    assert f"mean squared leave-one-out error on 30 examples: {squared} of the target's variance" in out
+    root = f"{found['criterion_value'] ** 0.5:.4f}"
+    assert f"root mean squared leave-one-out error {root} of the target's standard deviation" in out
+    table("classes.csv", text=True)
+    out = run("fit", "classes.csv", *QUICK[:4], "--criterion", "k-fold")[1]
+    assert "mean squared 5-fold error" in out
+    assert "(of one-hot classes)" in out
 
 
 def test_a_refused_demo_leaves_no_folder(run):
@@ -547,6 +678,17 @@ def test_ctrl_c_in_a_process_of_its_own():
 def test_the_installed_command(module):
     run = subprocess.run([sys.executable, "-m", module, "info", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout)["ntkit"] == ntkit.__version__
+
+
+def test_a_warning_is_one_line_in_words_of_the_command():
+    Path("twice.csv").write_text("".join(f"{i % 3},{i % 2},{1.37 * i}\n" for i in range(30)))
+    command = [sys.executable, "-m", "ntkit", "fit", "twice.csv", *map(str, QUICK[:4]), "--alpha", "1e-300"]
+    err = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    warned = [line for line in err.splitlines() if line.startswith("Warning: ")]
+    assert warned
+    assert "`--alpha`" in warned[0]
+    assert "_solver" not in err
+    assert "Warning:" not in "".join(line for line in err.splitlines() if line not in warned)
 
 
 # ntkit demo

@@ -87,7 +87,9 @@ def test_the_criteria_are_those_of_the_library():
         assert criterion == "k-fold" or CRITERIA[criterion] == criterion.field
 
 
-@pytest.mark.parametrize("criterion, words", [("likelihood", "log marginal likelihood"), ("k-fold", "5-fold error")])
+@pytest.mark.parametrize(
+    "criterion, words", [("likelihood", "log marginal likelihood"), ("k-fold", "mean squared 5-fold error")]
+)
 def test_it_is_printed_and_kept(criterion, words, capsys):
     argv = ["fit", table(), "--criterion", criterion, "--depth", "1", "--activation", "relu"]
     assert main(argv) == 0

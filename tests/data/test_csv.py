@@ -92,6 +92,12 @@ def test_whole_numbers_are_classes_only_if_few(table):
         ("1,2,0\n3,4,0\n", "all labels are 0"),
         ("a,y\n1_0,0.5\n1,2\n", "'1_0' is not a number"),
         ("a,y\n0x10,0.5\n1,2\n", "'0x10' is not a number"),
+        ("a;b;y\n1,5;2;0\n1;2;1\n", r"column 1 \('a'\): '1,5' is not a number. Write decimals with a point"),
+        ("a;b;y\n1;2;0,5\n1;2;1\n", r"column 3 \('y'\): '0,5' is not a number. Write decimals with a point"),
+        ("1,5;2,5;0,5\n1,5;2,5;0,7\n", "column 2: '5;2' is not a number. .*decimal commas"),
+        ("a,b,y\n1,2,0.5,\n1,2,1,\n", "line 2: 4 columns, but the first row has 3. Remove the delimiter"),
+        ("a,b,y,\n1,2,0.5,\n1,2,1,\n", "target is missing. Every line ends in a delimiter"),
+        ("1,2,0.5,\n1,2,1,\n", "target is missing. Every line ends in a delimiter"),
         (b"a,y\n\xff\xfe,1\n", "not UTF-8"),
         (b'a,y\n"1,2\n', "not a readable CSV"),
         (b"PK\x03\x04\x00\x00\xff\xff", "not UTF-8"),
@@ -134,3 +140,5 @@ def test_inputs_without_a_target(table):
     np.testing.assert_array_equal(load_inputs(path, drop="y"), [[1, 2], [3, 4]])
     with pytest.raises(InputError, match="line 3, column 1"):
         load_inputs(table("1,2\n3,4\nred,5\n"))
+    with pytest.raises(InputError, match=r"column 3: the value is missing\. Every line ends"):
+        load_inputs(table("1,2,\n3,4,\n"))

@@ -158,6 +158,9 @@ def test_an_unknown_kind_is_refused(npz):
 
 def test_inputs_of_arrays(npz, tmp_path):
     np.testing.assert_array_equal(load_inputs(npz(x=X)), X)
+    np.testing.assert_array_equal(load_inputs(npz(x=X, x_test=X[:2]), split="test"), X[:2])
+    with pytest.raises(InputError, match="no test examples"):
+        load_inputs(npz(x=X), split="test")
     np.save(tmp_path / "x.npy", X.astype(np.float16))
     assert load_inputs(tmp_path / "x.npy").dtype == np.float64
     np.save(tmp_path / "x.npy", np.float64(1.0))

@@ -9,7 +9,7 @@ from gram_examples import Pair, Rbf, Twice, dense_rbf, examples
 from jax import monitoring
 
 from ntkit import NTK, Both, nn
-from ntkit.errors import InputError
+from ntkit.errors import ComputationError, InputError
 from ntkit.gram import gram, run
 
 # |x - y|^2 sums some ten squares of rounded differences.
@@ -346,3 +346,39 @@ def test_rows_are_loaded_once_while_they_fit_and_again_when_not():
         np.testing.assert_array_equal(gram(Rbf(), x.view(Counted), tile=6, memory=memory), want)
         # The check of the input reads too.
         assert len(loads) <= most + 4
+
+
+@pytest.mark.parametrize("act", [nn.Relu(), nn.Erf()], ids=["an unbounded kernel", "a bounded one"])
+def test_inputs_too_large_for_float32_are_refused(act):
+    x = examples(9, 5)
+    x[6:] *= np.float32(1e30)
+    theta = NTK(nn.mlp(1, 8, act))
+    with pytest.raises(ComputationError, match=r"`x1\[\d\]` and `x1\[[678]\]` is not finite.*float64") as caught:
+        gram(theta, x, tile=4)
+    assert max(caught.value.pair) >= 6
+    with pytest.raises(ComputationError, match=r"`x1\[0\]` and `x2\[6\]` is not finite"):
+        gram(theta, x[:5], x)
+    assert np.isfinite(gram(theta, x, dtype="float64")).all()
+    assert np.isfinite(gram(theta, x[:6])).all()
+
+
+def test_what_fills_up_a_tile_may_be_anything(unchecked):
+    def of_zero_rows(x1, x2=None):
+        units = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (x1, x1 if x2 is None else x2)]
+        return units[0] @ units[1].T
+
+    x = examples(7, 5)
+    assert np.isfinite(gram(of_zero_rows, x, tile=4)).all()
+    assert np.isfinite(gram(of_zero_rows, x, x[:3], tile=4)).all()
+
+
+def test_no_entry_is_overlooked():
+    def broken(x1, x2=None):
+        same = x1 * (x1 if x2 is None else x2).T == 6  # of rows 2 and 3 only
+        return jnp.where(same, jnp.inf, jnp.zeros(same.shape, x1.dtype))
+
+    x = np.arange(7, dtype=np.float32)[:, None]
+    x[1], x[6] = 9, 8
+    for tile in (2, 3, 7):
+        with pytest.raises(ComputationError, match=r"`x1\[2\]` and `x1\[3\]` is not finite \(inf\)"):
+            gram(broken, x, tile=tile)

@@ -2,6 +2,6 @@
 
 import sys
 
-from ntkit.cli import main
+from ntkit_command import main
 
 sys.exit(main())

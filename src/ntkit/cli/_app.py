@@ -1,7 +1,10 @@
 """The tree of commands."""
 
+from typing import Annotated
+
 import typer
 
+import ntkit
 from ntkit.cli.demo import demo
 from ntkit.cli.fit import fit
 from ntkit.cli.info import info
@@ -17,5 +20,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(f"ntkit {ntkit.__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (demo, kernel, fit, predict, info):
     app.command()(command)

@@ -38,10 +38,10 @@ class Criterion(StrEnum):
     @property
     def words(self) -> str:
         return {
-            "leave-one-out-error": "leave-one-out error",
+            "leave-one-out-error": "mean squared leave-one-out error",
             "leave-one-out": "leave-one-out log density",
             "leave-one-out-accuracy": "leave-one-out accuracy",
-            "k-fold": f"{FOLDS}-fold error",
+            "k-fold": f"mean squared {FOLDS}-fold error",
             "likelihood": "log marginal likelihood",
         }[self]
 
@@ -55,6 +55,12 @@ class Criterion(StrEnum):
             "k-fold": "fold_error",
             "likelihood": "log_marginal_likelihood",
         }[self]
+
+    def unit(self, kind: str) -> str:
+        """What its value is measured in, to be put behind it."""
+        if not self.field.endswith("error"):
+            return ""
+        return " (of one-hot classes)" if kind == "classification" else " of the target's variance"
 
     def of(self, candidate: Candidate) -> float:
         return getattr(candidate, self.field)
@@ -131,6 +137,8 @@ def choose(
     by = criterion.for_tune(seed)
     tried = []
     for net, matrix in matrices(options, x, memory, step):
+        if not np.diagonal(matrix).any():
+            raise InputError(f"The kernel of {net} is 0 for all examples: there is nothing to fit.")
         kernel = {str(net): net.as_kernel()}
         tuned = tune(kernel, x, y, noise=noise, relative=relative, criterion=by, matrices=[matrix], progress=False)
         tried.append((net, tuned.best))

@@ -51,10 +51,15 @@ def steps(title: str, total: int, *, quiet: bool) -> Iterator[Callable[[str], No
         yield step
 
 
+# What must be removed when the process ends without a way out of its blocks.
+drafts: set[Path] = set()
+
+
 @contextlib.contextmanager
 def atomically(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path` when the block ends well, and vanishes when it does not."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    drafts.add(draft)
     try:
         yield draft
         with draft.open("rb+") as file:
@@ -67,6 +72,7 @@ def atomically(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+        drafts.discard(draft)
 
 
 class Clock:

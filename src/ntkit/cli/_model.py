@@ -21,6 +21,7 @@ from ntkit.cli._console import atomically
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram.run import NotFiniteError
 
 FORMAT = "ntkit-model"
 # Raised when a file changes its meaning; a reader refuses what is above its own.
@@ -97,13 +98,13 @@ class Model:
     def _block(self, x: np.ndarray, start: int, memory: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores (b, o), and for regression the variances (b,) of f at amplitude 1; `start` numbers the examples."""
         kernel = self.architecture.as_kernel()
-        cross = ntkit.gram(kernel, x, self.inputs, memory=memory, progress=False, dtype="float64")
-        finite = np.isfinite(cross).all(axis=1)
-        if not finite.all():
+        try:
+            cross = ntkit.gram(kernel, x, self.inputs, memory=memory, progress=False, dtype="float64")
+        except NotFiniteError as error:
             raise ComputationError(
-                f"The kernel of example {start + int(np.argmin(finite))} (from 0) and the training examples is not "
-                "finite: its features are too large."
-            )
+                f"The kernel of example {start + error.pair[0]} (from 0) and the training examples is not finite: its "
+                "features are too large."
+            ) from error
         scores = cross @ self.weights
         if self.task == "classification":
             return scores, np.zeros(len(x))
@@ -180,7 +181,16 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     square = model.factor.shape == ((n, n) if model.task == "regression" else (0, 0))
     if model.inputs.ndim != 2 or model.weights.shape[:1] != (n,) or not square:
         raise ValueError("its arrays do not fit together")
+    for name, value in (fields_of_model | {"scaling.shift": shift, "scaling.scale": scale}).items():
+        if isinstance(value, (float, np.ndarray)) and not _is_finite(value):
+            raise ValueError(f"its {name} holds what is not finite")
     return model
+
+
+def _is_finite(value: Any) -> bool:
+    """Of numbers; labels may be text."""
+    value = np.asarray(value)
+    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
 def fit_model(

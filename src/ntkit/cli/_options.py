@@ -1,12 +1,16 @@
 """The options that commands share, with one wording and one meaning each."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ntkit._check import parse_memory
 from ntkit.cli._choose import Criterion
+from ntkit.data import NAMES, Dataset
+from ntkit.errors import InputError
 
 _NET = "Network"
 _DATA = "Data"
@@ -41,6 +45,13 @@ class Scale(StrEnum):
     standard = "standard"
     sphere = "sphere"
     none = "none"
+
+
+class Split(StrEnum):
+    """Which examples of data that has both."""
+
+    train = "train"
+    test = "test"
 
 
 class Task(StrEnum):
@@ -103,12 +114,42 @@ def column(target: str | None) -> str | int | None:
     return int(target) if target is not None and target.lstrip("-").isdigit() else target
 
 
-def check_out(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """Refuses, before anything is computed, an output that could not be written."""
-    from ntkit.errors import InputError
+def notes_of(data: str, dataset: Dataset, asked: Task | None = None) -> list[str]:
+    """What is taken for granted about a data set, in sentences."""
+    notes = []
+    if asked is None and data not in NAMES:
+        notes.append(f"The task, {dataset.kind}, is told from the target; `ntkit fit --task` sets it.")
+    if dataset.kind == "regression" and (dataset.y == dataset.y[0]).all():
+        notes.append(f"The target is constant, {dataset.y.flat[0]:g} in every example: there is nothing to learn.")
+    return notes
 
-    if path.suffix.lower() not in suffixes:
+
+def path(text: str | Path) -> Path:
+    """An output's path; `Path("")` would be the current folder."""
+    if not str(text):
+        raise typer.BadParameter("it is empty.")
+    return Path(text)
+
+
+def check_out(path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Refuses, before anything is computed, a file that could not be written."""
+    if suffixes and path.suffix.lower() not in suffixes:
         raise InputError(f"`--out` must end in {' or '.join(suffixes)}, but is {str(path)!r}.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"`--out` is {str(path)!r}, but there is no folder {str(path.absolute().parent)!r}.")
-    return path
+    if path.is_dir() and path.suffix != ".zarr":
+        raise InputError(f"`--out` must be a file, but {str(path)!r} is a folder.")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"`--out` must be a file, but {str(path)!r} is a device or a pipe.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"`--out` is {str(path)!r}, but there is no folder {str(folder)!r}.")
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"`--out`: the folder {str(folder)!r} is not writable.")
+
+
+def check_memory(memory: str) -> None:
+    """Refuses, before anything is read or computed, what is no budget."""
+    parse_memory(memory, name="--memory")

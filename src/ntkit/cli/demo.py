@@ -24,7 +24,9 @@ def demo(
     data: Annotated[
         str, typer.Option(help="digits, mnist, iris, wine, breast_cancer, diabetes, or a .csv or .npz file.")
     ] = "digits",
-    out_path: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("ntkit-demo"),
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Folder for the pictures.", parser=o.path, metavar="<path>")
+    ] = Path("ntkit-demo"),
     n: Annotated[
         int | None, typer.Option("--n", min=20, help="Training examples at most.", rich_help_panel="Data")
     ] = None,
@@ -44,6 +46,7 @@ def demo(
     clock = Clock()
     notes: list[str] = []
     dataset = prepare(data, n or (400 if quick else TRAIN), target=target, header=header, seed=seed, note=notes.append)
+    notes += o.notes_of(data, dataset)
     _check_folder(out_path)
     if not json:
         out.print(f"Data: {dataset} ({dataset.source})", markup=False)
@@ -147,6 +150,7 @@ def _check_folder(path: Path) -> None:
         raise InputError(f"`--out` must be a folder, but {str(path)!r} is a file.") from None
     except OSError as error:
         raise InputError(f"`--out`: the folder {str(path)!r} cannot be made: {error.strerror}.") from error
+    o.check_writable(path)
 
 
 def draw(found: Study, folder: Path) -> list[Path]:

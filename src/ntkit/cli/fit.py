@@ -19,7 +19,9 @@ from ntkit.predict import one_hot
 
 def fit(
     data: o.Data,
-    out_path: Annotated[Path, typer.Option("--out", help="Where the model goes.")] = Path("model.ntk"),
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Where the model goes.", parser=o.path, metavar="<path>")
+    ] = Path("model.ntk"),
     target: o.Target = None,
     header: o.Header = None,
     task: o.TaskOption = None,
@@ -50,7 +52,10 @@ def fit(
     Depth, activation and ridge are chosen by --criterion where they are not given.
     """
     clock = Clock()
-    _check(out_path, alpha)
+    o.check_out(out_path)
+    o.check_memory(memory)
+    if alpha is not None and not (0 < alpha < float("inf")):
+        raise InputError(f"`--alpha` must be a positive number, but is {alpha}.")
     dataset = sets.load(data, target=o.column(target), header=header, kind=None if task is None else task.value)
     dataset = dataset if n is None else sets.sample(dataset, n, seed=seed)
     shallow = depth if depth is not None else fixed_layers
@@ -62,8 +67,9 @@ def fit(
     if len(dataset.x) < 2:
         raise InputError(f"{dataset.source} has one example; a model is fitted to two or more.")
     criterion.check(dataset.kind, min(len(dataset.x), MOST))
+    notes = o.notes_of(data, dataset, task)
     if not json:
-        err.print(str(dataset), markup=False)
+        err.print("\n".join([str(dataset), *notes]), markup=False, soft_wrap=True)
     with steps("Fitting", len(options) + 2, quiet=json) as step:
         how: Any = {"criterion": criterion, "alpha": alpha, "seed": seed, "memory": memory}
         choice = choose(options, scaling(dataset.x), labels, step=step, **how)
@@ -75,30 +81,28 @@ def fit(
     model.save(out_path)
     if json:
         found = {"model": str(out_path), "task": dataset.kind, "examples": len(dataset.x)} | choice.record()
+        found |= {"notes": notes}
         print_json(found | _score(choice, dataset.kind) | {"seconds": round(clock.seconds, 3)})
         return
     out.print(f"{dataset.kind} of {data}: {choice.architecture}, ridge {choice.alpha:.2g}", markup=False)
     if by:
         value = criterion.of(choice.best)
         among = f"{len(options)} networks" if len(options) > 1 else f"{len(RIDGES)} ridges"
-        out.print(f"chosen among {among} by {criterion.words} on {choice.examples} examples: {value:.4g}")
+        out.print(
+            f"chosen among {among} by {criterion.words} on {choice.examples} examples: "
+            f"{value:.4g}{criterion.unit(dataset.kind)}"
+        )
     if dataset.kind == "classification":
         out.print(f"leave-one-out accuracy {choice.best.loo_accuracy:.4f}")
     else:
-        out.print(f"leave-one-out error {choice.best.loo_error**0.5:.4f} of the target's standard deviation")
+        error = choice.best.loo_error**0.5
+        out.print(f"root mean squared leave-one-out error {error:.4f} of the target's standard deviation")
     out.print(f"{out_path}: {format_bytes(out_path.stat().st_size)}, {clock.seconds:.1f} s", markup=False)
 
 
 def _score(choice: Choice, kind: str) -> dict[str, float | None]:
     best = choice.best
     return {"loo_accuracy": best.loo_accuracy} if kind == "classification" else {"loo_rmse": best.loo_error**0.5}
-
-
-def _check(path: Path, alpha: float | None) -> None:
-    if alpha is not None and not (0 < alpha < float("inf")):
-        raise InputError(f"`--alpha` must be a positive number, but is {alpha}.")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"`--out` must be a file in a folder that exists, but is {str(path)!r}.")
 
 
 def _normal(y):

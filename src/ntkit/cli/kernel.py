@@ -13,11 +13,14 @@ from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
 from ntkit.cli._console import Clock, err, out, print_json
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram.run import NotFiniteError
 
 
 def kernel(
     data: o.Data,
-    out_path: Annotated[Path, typer.Option("--out", help="Where it goes: .npy or .zarr.")],
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Where it goes: .npy or .zarr.", parser=o.path, metavar="<path>")
+    ],
     data2: Annotated[str | None, typer.Option(help="Other examples: the columns of the matrix.")] = None,
     kind: Annotated[o.KindOrBoth, typer.Option(help="Which kernel; both in one pass.")] = o.KindOrBoth.ntk,
     depth: o.Depth = 3,
@@ -42,6 +45,7 @@ def kernel(
     """
     clock = Clock()
     o.check_out(out_path, (".npy", ".zarr"))
+    o.check_memory(memory)
     net = Architecture.of_options(
         depth, activation, w_std, b_std, beta, fixed_layers, kind if kind != "both" else "ntk"
     )
@@ -52,15 +56,23 @@ def kernel(
     if not json:
         shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
         err.print(f"{kind.upper() if kind != 'both' else 'NTK and NNGP'} of {data}, {shape}, {dtype}: {net}")
+        if target is None and data.lower().endswith(".csv"):
+            err.print(f"Every column of {data} is a feature; name one that is not with --target.", markup=False)
     options: dict[str, Any] = {"memory": memory, "progress": not json, "dtype": dtype.value, "overwrite": overwrite}
-    result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
-    _check_finite(result, where)
+    try:
+        result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
+    except NotFiniteError as error:
+        _remove(where)
+        raise ComputationError(
+            f"The kernel of examples {error.pair[0]} and {error.pair[1]} (from 0) is not finite: they are too large "
+            "for the precision. Scale the features (`--scale standard`), or work in float64. Nothing was kept."
+        ) from error
     shape = list((result if kind != "both" else result[0]).shape)
     paths = {k: str(p) for k, p in where.items()} if isinstance(where, dict) else {kind.value: str(where)}
     if json:
         print_json(
-            {"kind": kind.value, "files": paths, "shape": shape, "dtype": dtype.value, "network": vars(net)}
-            | {"seconds": round(clock.seconds, 3)}
+            {"kind": kind.value, "files": paths, "shape": shape, "dtype": dtype.value}
+            | {"network": vars(net) | {"kernel": kind.value}, "seconds": round(clock.seconds, 3)}
         )
     else:
         for path in dict.fromkeys(paths.values()):
@@ -72,22 +84,6 @@ def _places(path: Path, kind: o.KindOrBoth) -> Any:
     if kind != "both" or path.suffix == ".zarr":
         return path
     return {name: path.with_name(f"{path.stem}-{name}{path.suffix}") for name in ("nngp", "ntk")}
-
-
-def _check_finite(result: Any, where: Any) -> None:
-    """Refuses a matrix with entries that are not finite, and leaves nothing of it. One pass over the file, by rows."""
-    parts = result if isinstance(result, tuple) else (result,)
-    for matrix in parts:
-        rows = max(1, (1 << 24) // matrix.shape[1])
-        for start in range(0, matrix.shape[0], rows):
-            bad = np.argwhere(~np.isfinite(np.asarray(matrix[start : start + rows])))
-            if len(bad):
-                i, j = int(bad[0, 0]) + start, int(bad[0, 1])
-                _remove(where)
-                raise ComputationError(
-                    f"The kernel of examples {i} and {j} (from 0) is not finite: they are too large for the precision. "
-                    "Scale the features (`--scale standard`), or work in float64. Nothing was kept."
-                )
 
 
 def _remove(where: Any) -> None:

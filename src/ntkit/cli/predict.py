@@ -9,18 +9,23 @@ import typer
 
 from ntkit import data as sets
 from ntkit.cli import _options as o
-from ntkit.cli._console import Clock, atomically, out, print_json, steps
+from ntkit.cli._console import Clock, atomically, err, out, print_json, steps
 from ntkit.cli._model import BLOCK, Model, Predictions, load_model
+from ntkit.data._load import Split, has_test_inputs
 from ntkit.errors import InputError
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="What `ntkit fit` saved.")],
-    data: Annotated[str, typer.Argument(help="A .csv, .npy or .npz file; or a name, for its test examples.")],
-    out_path: Annotated[Path, typer.Option("--out", help="Where the predictions go, as CSV.")] = Path(
-        "predictions.csv"
-    ),
+    data: Annotated[str, typer.Argument(help="A .csv, .npy or .npz file; or a name.")],
+    out_path: Annotated[
+        Path, typer.Option("--out", help="Where the predictions go, as CSV.", parser=o.path, metavar="<path>")
+    ] = Path("predictions.csv"),
     header: o.Header = None,
+    split: Annotated[
+        o.Split | None,
+        typer.Option(help="Which examples of data that has both; its test examples if not given."),
+    ] = None,
     memory: o.Memory = "1GiB",
     json: o.Json = False,
 ) -> None:
@@ -30,28 +35,49 @@ def predict(
     """
     clock = Clock()
     o.check_out(out_path, (".csv",))
+    o.check_memory(memory)
     fitted = load_model(model)
-    x = read_inputs(fitted, data, header)
+    chosen = split_of(data, None if split is None else split.value)
+    x = read_inputs(fitted, data, header, chosen)
+    rows = {"train": "training examples of ", "test": "test examples of ", None: "examples of "}[chosen] + data
+    if not json:
+        err.print(f"Predicting the {len(x)} {rows}", markup=False)
     blocks = -(-len(x) // BLOCK)
     with steps("Predicting", blocks, quiet=json) as step:
         found = fitted(x, memory=memory, progress=lambda rows: step(f"{rows} of {len(x)}"))
     write(found, fitted, out_path)
     if json:
         print_json(
-            {"predictions": str(out_path), "task": fitted.task, "examples": len(x), "seconds": round(clock.seconds, 3)}
+            {"predictions": str(out_path), "task": fitted.task, "examples": len(x), "split": chosen or "all"}
+            | {"seconds": round(clock.seconds, 3)}
         )
     else:
-        out.print(f"{out_path}: {len(x)} predictions ({fitted.task}), {clock.seconds:.1f} s", markup=False)
+        what = f"{len(x)} predictions ({fitted.task}) at the {rows}"
+        out.print(f"{out_path}: {what}, {clock.seconds:.1f} s", markup=False)
 
 
-def read_inputs(model: Model, source: str, header: bool | None = None) -> np.ndarray:
+def split_of(source: str, asked: Split | None) -> Split | None:
+    """Which examples of a source are meant: its test examples, unless the others are asked for; None if it has none."""
+    path = Path(source)
+    is_file = path.suffix.lower() in (".csv", ".npy", ".npz")
+    both = has_test_inputs(path) if is_file else sets.load(source).x_test is not None
+    if both:
+        return asked or "test"
+    if asked == "test":
+        raise InputError(f"`--split test`, but {source} has no test examples of its own.")
+    return None
+
+
+def read_inputs(model: Model, source: str, header: bool | None = None, split: Split | None = None) -> np.ndarray:
     """The features that the model wants, found by name where both sides have names."""
     path = Path(source)
     if path.suffix.lower() not in (".csv", ".npy", ".npz"):
         dataset = sets.load(source)
-        return dataset.x if dataset.x_test is None else dataset.x_test
-    if path.suffix.lower() != ".csv" or not model.columns or not path.is_file():
-        return sets.load_inputs(path, header=header)
+        found = dataset.x_test if split == "test" else dataset.x
+        assert found is not None
+        return found
+    if path.suffix.lower() != ".csv" or not model.columns:
+        return sets.load_inputs(path, header=header, split="test" if split == "test" else "train")
     from ntkit.data._csv import read_table
 
     table = read_table(path, header)

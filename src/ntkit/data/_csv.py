@@ -42,12 +42,13 @@ class Table:
 
     def _check_cell(self, row: int, column: int, text: str) -> None:
         if text.strip().lower() in _MISSING:
-            raise InputError(f"{self.place(row, column)}: the value is missing. Fill it in or remove the row.")
+            way_out = self._trailing(column) or "Fill it in or remove the row."
+            raise InputError(f"{self.place(row, column)}: the value is missing. {way_out}")
         if not is_number(text):
-            raise InputError(
-                f"{self.place(row, column)}: {text!r} is not a number. Encode text columns as numbers (one column for "
-                "each category), or remove them."
+            way_out = _decimal_commas(text) or (
+                "Encode text columns as numbers (one column for each category), or remove them."
             )
+            raise InputError(f"{self.place(row, column)}: {text!r} is not a number. {way_out}")
         if not np.isfinite(float(text)):
             raise InputError(f"{self.place(row, column)}: {text!r} is not finite. Replace it or remove the row.")
 
@@ -56,8 +57,18 @@ class Table:
         texts = [row[column].strip() for row in self.rows]
         for row, text in enumerate(texts):
             if text.lower() in _MISSING:
-                raise InputError(f"{self.place(row, column)}: the target is missing. Fill it in or remove the row.")
-        return self.numbers([column])[:, 0] if all(map(is_number, texts)) else np.array(texts)
+                way_out = self._trailing(column) or "Fill it in or remove the row."
+                raise InputError(f"{self.place(row, column)}: the target is missing. {way_out}")
+        if all(map(is_number, texts)):
+            return self.numbers([column])[:, 0]
+        if all(is_number(text) or _decimal_commas(text) for text in texts):  # no names of classes
+            self.numbers([column])
+        return np.array(texts)
+
+    def _trailing(self, column: int) -> str:
+        """The way out where lines end in a delimiter; empty where they do not."""
+        last = column == len(self.rows[0]) - 1 and not any(row[column].strip() for row in self.rows)
+        return "Every line ends in a delimiter, which makes an empty last column: remove it." if last else ""
 
     def column(self, target: str | int) -> int:
         """The position of a column given by name or by number (from 0; negative from the end)."""
@@ -79,6 +90,15 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return "_" not in text
+
+
+def _decimal_commas(text: str) -> str:
+    """The way out where a cell is 1,5, or 5;2 where a file without header was cut at its decimal commas."""
+    if is_number(text.strip().replace(",", ".", 1)):
+        return "Write decimals with a point."
+    if ";" in text and all(is_number(part) for part in text.split(";")):
+        return "It looks like semicolons between decimal commas: write decimals with a point."
+    return ""
 
 
 def read_table(path: Path, header: bool | None = None) -> Table:
@@ -104,7 +124,8 @@ def read_table(path: Path, header: bool | None = None) -> Table:
     width = len(rows[0])
     for line, row in numbered:
         if len(row) != width:
-            raise InputError(f"{path.name}, line {line}: {len(row)} columns, but the first row has {width}.")
+            more = " Remove the delimiter at its end." if len(row) == width + 1 and not row[-1].strip() else ""
+            raise InputError(f"{path.name}, line {line}: {len(row)} columns, but the first row has {width}.{more}")
     if header is None:
         header = not any(is_number(cell) or cell.strip().lower() in _MISSING - {""} for cell in rows[0])
     names = tuple(cell.strip() for cell in rows[0]) if header else ()

@@ -6,18 +6,19 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from ntkit.data._csv import read_table
 from ntkit.data._dataset import Dataset, Kind, make_dataset
-from ntkit.data._npz import read_npy, read_npz
+from ntkit.data._npz import names_of, read_npy, read_npz
 from ntkit.errors import ComputationError, InputError
 
 SHIPPED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 NAMES = ("mnist", *SHIPPED)
+Split = Literal["train", "test"]
 
 
 def load(
@@ -70,22 +71,37 @@ def load(
 
 
 def load_inputs(
-    source: str | os.PathLike[str], *, header: bool | None = None, drop: str | int | None = None
+    source: str | os.PathLike[str],
+    *,
+    header: bool | None = None,
+    drop: str | int | None = None,
+    split: Split = "train",
 ) -> Float[np.ndarray, "n d"]:
     """Inputs without targets, to predict at: a .csv (all columns, but `drop`), an .npy, or the x of an .npz file.
 
-    **Raises:** `InputError`, as `load` does.
+    `split="test"` takes the x_test of an .npz file in place of its x.
+
+    **Raises:** `InputError`, as `load` does, or if there are no test inputs.
     """
     path = Path(source).expanduser()
     _check_file(path, (".csv", ".npy", ".npz"))
     if path.suffix.lower() == ".csv":
         table = read_table(path, header)
         dropped = None if drop is None else table.column(drop)
-        x = table.numbers([i for i in range(len(table.rows[0])) if i != dropped])
+        x = table.numbers([i for i in range(len(table.rows[0])) if i != dropped]) if split == "train" else None
     else:
-        x = read_npy(path) if path.suffix.lower() == ".npy" else read_npz(path, targets=False)["x"]
+        arrays = {"x": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path, targets=False)
+        x = arrays["x"] if split == "train" else arrays.get("x_test")
+    if x is None:
+        raise InputError(f"{path.name} has no test examples (x_test) of its own.")
     # The targets are a stand-in: the checks of the inputs are those of a data set.
     return make_dataset(x, np.zeros(len(x) if x.ndim else 0), name=path.stem, source=path.name, kind="regression").x
+
+
+def has_test_inputs(path: Path) -> bool:
+    """Whether a file is an .npz with test inputs beside the training inputs. **Raises:** `InputError`."""
+    _check_file(path, (".csv", ".npy", ".npz"))
+    return path.suffix.lower() == ".npz" and "x_test" in names_of(path)
 
 
 def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:

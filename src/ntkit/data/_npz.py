@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,25 +42,41 @@ def _is_numpy(path: Path) -> bool:
 
 
 def read_npz(path: Path, *, targets: bool = True) -> dict[str, np.ndarray]:
-    """The arrays "x", "y" and, if the file has them, "x_test", "y_test"; without `targets` only "x".
+    """The arrays "x", "y" and, if the file has them, "x_test", "y_test"; without `targets` only "x" and "x_test".
 
     The file names them x, y or X, y or x_train, y_train, and x_test, y_test. Other arrays are left alone.
 
     **Raises:** `InputError`.
     """
+    with _opened(path) as archive:
+        return {name: archive[key] for name, key in _keys(path, archive.files, targets).items()}
+
+
+def names_of(path: Path) -> set[str]:
+    """Which of "x" and "x_test" a file has, without reading them. **Raises:** `InputError`."""
+    with _opened(path) as archive:
+        return set(_keys(path, archive.files, targets=False))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     # NumPy leaks the file if it opens it itself and cannot read it.
     with _readable(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        have = set(archive.files)
-        pairs = [pair for pair in _TRAIN if set(pair[: 1 + targets]) <= have]
-        if not pairs:
-            wanted = "x and y (or X and y, or x_train and y_train)" if targets else "x (or X, or x_train)"
-            found = ", ".join(archive.files) or "nothing"
-            raise InputError(f"{path.name} must hold the arrays {wanted}, but holds {found}.")
-        found = dict(zip(("x", "y"), pairs[0], strict=True)) if targets else {"x": pairs[0][0]}
-        for x, y in _TEST if targets else []:
-            if {x, y} <= have:
-                found |= {"x_test": x, "y_test": y}
-        return {name: archive[key] for name, key in found.items()}
+        yield archive
+
+
+def _keys(path: Path, files: list[str], targets: bool) -> dict[str, str]:
+    """Our names of the arrays, and the file's."""
+    have = set(files)
+    pairs = [pair for pair in _TRAIN if set(pair[: 1 + targets]) <= have]
+    if not pairs:
+        wanted = "x and y (or X and y, or x_train and y_train)" if targets else "x (or X, or x_train)"
+        raise InputError(f"{path.name} must hold the arrays {wanted}, but holds {', '.join(files) or 'nothing'}.")
+    found: dict[str, str] = {"x": pairs[0][0]} | ({"y": pairs[0][1]} if targets else {})
+    for x, y in _TEST:
+        if ({x, y} if targets else {x}) <= have:
+            found |= {"x_test": x, "y_test": y} if targets else {"x_test": x}
+    return found
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 
 from ntkit._check import HostArray, check_inputs, check_same_features, format_bytes, parse_memory
-from ntkit.errors import InputError
+from ntkit.errors import ComputationError, InputError
 from ntkit.gram.identity import identity
 from ntkit.gram.plan import PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
 from ntkit.gram.progress import GLANCE, Meter, Progress
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
+
+# Whether tiles are on their way to a file. Who ends the process should wait: a second's flush may save a minute's work.
+saving = threading.Event()
 
 
 def gram(
@@ -60,8 +63,8 @@ def gram(
     a named tuple, the same named tuple of these.
 
     **Raises:** `ntkit.InputError` for wrong arguments, a budget too small for a tile of one pair, or an `out` that
-    belongs to another job; `ntkit.ComputationError` for a full disk. Ctrl-C stops after the tiles in progress; what is
-    written to `out` stays valid.
+    belongs to another job; `ntkit.ComputationError` for an entry that is not finite, as of inputs too large for the
+    dtype, or for a full disk. Ctrl-C stops after the tiles in progress; what is written to `out` stays valid.
     """
     x1, x2, width = _inputs(x1, x2, dtype)
     budget = parse_memory(memory)
@@ -195,7 +198,9 @@ class _Job:
 
         def work(tile: Tile) -> None:
             i, j = tile.index
-            store.write(tile, *program(tile.kind, rows[i], columns[j]))
+            leaves, mirrors = program(tile.kind, rows[i], columns[j])
+            _check_finite(tile, leaves, self.symmetric)
+            store.write(tile, leaves, mirrors)
 
         try:
             run_all(todo, work, room.workers(len(todo)), program.mode.x64, meter)
@@ -203,9 +208,35 @@ class _Job:
             meter.close()
 
 
+class NotFiniteError(ComputationError):
+    """The kernel of `pair`, a row of x1 and one of x2, is not finite."""
+
+    def __init__(self, message: str, pair: tuple[int, int]):
+        super().__init__(message)
+        self.pair = pair
+
+
+def _check_finite(tile: Tile, leaves: list[np.ndarray], symmetric: bool) -> None:
+    """While the tile is in the cache: a hundredth of what computing it takes. What fills it up does not count."""
+    for leaf in leaves:
+        values = leaf[: tile.shape[0], : tile.shape[1]]
+        finite = np.isfinite(values)
+        if not finite.all():
+            first = np.unravel_index(int(np.argmin(finite)), finite.shape)
+            i, j = tile.rows.start + int(first[0]), tile.columns.start + int(first[1])
+            wider = ', or pass `dtype="float64"`' if leaf.dtype.itemsize < 8 else ""
+            raise NotFiniteError(
+                f"The kernel of `x1[{i}]` and `{'x1' if symmetric else 'x2'}[{j}]` is not finite ({values[first]}). "
+                f"Most often such inputs are too large for {leaf.dtype}: scale them{wider}.",
+                (i, j),
+            )
+
+
 @contextlib.contextmanager
 def _keeping(store: Store, paths: list[Path], tiles: int) -> Iterator[None]:
     """On every way out saves what is done; says so where the user can do something about it."""
+    if paths:
+        saving.set()
     try:
         yield
     except BaseException as error:
@@ -217,6 +248,9 @@ def _keeping(store: Store, paths: list[Path], tiles: int) -> Iterator[None]:
                 f"stopped: {saved} of {tiles} tiles of `{paths[0]}` are saved. Repeat the call to resume."
             ) from None
         raise
+    finally:
+        if paths:
+            saving.clear()
 
 
 class _Room:
