@@ -178,6 +178,8 @@ SMOOTH = {
     "Gaussian.normalized()": nn.Gaussian().normalized(),
     "Cos.normalized()": nn.Cos().normalized(),
     "Relu.normalized()": nn.Relu().normalized(),
+    "Silu": nn.Silu(),
+    "Elu": nn.Elu(),
 }
 
 

@@ -164,6 +164,26 @@ def test_float32_is_within_1e_6_of_float64(name, x64):
         assert error.max() < float(activation.error(jnp.asarray(1e2, np.float32)))
 
 
+@pytest.mark.parametrize("name", ["silu", "elu", "selu"])
+@pytest.mark.parametrize("dtype, bound", [(np.float32, 1e-6), (np.float64, 1e-9)])
+def test_the_angle_behind_opposite_rows_is_that_of_the_even_part(name, dtype, bound, x64):
+    """At small variances these are nearly linear: phi(-x) is nearly -phi(x), and a kink behind sees what is left."""
+    activation, value, kinks = SMOOTH[name]
+    s, ratio = (x.ravel() for x in np.meshgrid([1e-3, 1e-2, 0.3, 5.0], [1.0, 1.001, 1.4]))
+    found = jax.jit(activation.dual)(*law(s * s, (ratio * s) ** 2, np.pi, dtype))
+
+    def halves(s):
+        """phi(s z) over its norm, as an odd and an even part."""
+        norm = np.sqrt(line(lambda x: value(x) ** 2, kinks, s * s))
+        return norm, *(lambda z, sign=sign: (value(s * z) + sign * value(-s * z)) / (2 * norm) for sign in (-1, 1))
+
+    for a, b, gap in zip(s, ratio * s, np.asarray(found.gap, np.float64), strict=True):
+        (n1, odd1, even1), (n2, odd2, even2) = halves(a), halves(b)
+        # At v = -(b / a) u.
+        exact = line(lambda z: (odd1(z) - odd2(z)) ** 2 + (even1(z) + even2(z)) ** 2, kinks, 1.0)  # noqa: B023
+        assert abs(np.sqrt(2 * gap / (n1 * n2)) - np.sqrt(exact)) < bound
+
+
 def test_a_tolerance_buys_a_shorter_series(x64):
     rough, fine = (Activation(jnp.tanh, kinks=(), tolerance=t) for t in (1e-5, 1e-10))
     assert float(rough.error(jnp.asarray(1.0))) <= 1e-5
