@@ -180,6 +180,8 @@ SMOOTH = {
     "Relu.normalized()": nn.Relu().normalized(),
     "Silu": nn.Silu(),
     "Elu": nn.Elu(),
+    "Softplus.normalized()": nn.Softplus().normalized(),
+    "Sigmoid.normalized()": nn.Sigmoid().normalized(),
 }
 
 

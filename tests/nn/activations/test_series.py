@@ -184,6 +184,29 @@ def test_the_angle_behind_opposite_rows_is_that_of_the_even_part(name, dtype, bo
         assert abs(np.sqrt(2 * gap / (n1 * n2)) - np.sqrt(exact)) < bound
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "softplus"])
+def test_normalized_is_the_series_of_the_shifted_function(name, x64):
+    activation, value, kinks = SMOOTH[name]
+    phi = activation.normalized()
+    assert phi == activation.normalized()
+    mean = line(value, kinks, 1.0)
+    scale = (line(lambda x: value(x) ** 2, kinks, 1.0) - mean**2) ** -0.5
+
+    def shifted(x):
+        return scale * (value(x) - mean)
+
+    points = np.array([(1e-2, 1e-2, 0.7), (1e-2, 7.0, 2.4), (1.0, 1.0, np.pi - 1e-3), (1e2, 7.0, 0.05)])
+    q = jnp.asarray(points[:, 0])
+    found = jax.jit(phi.dual)(*law(*points.T, np.float64)).value
+    squares, means = (phi.variance(q), phi.diagonal(q).value), phi.mean(q)
+    for i, (q1, q2, theta) in enumerate(points):
+        norms = [np.sqrt(line(lambda x: shifted(x) ** 2, kinks, q)) for q in (q1, q2)]
+        assert abs(found[i] - nested(shifted, shifted, kinks, q1, q2, theta)) < 1e-9 * norms[0] * norms[1]
+        assert abs(means[i] - line(shifted, kinks, q1)) < 2e-9 * norms[0]
+        for square in squares:
+            assert abs(square[i] / norms[0] ** 2 - 1) < 2e-9
+
+
 def test_a_tolerance_buys_a_shorter_series(x64):
     rough, fine = (Activation(jnp.tanh, kinks=(), tolerance=t) for t in (1e-5, 1e-10))
     assert float(rough.error(jnp.asarray(1.0))) <= 1e-5

@@ -66,14 +66,18 @@ class Nonlinearity(Layer):
 
     def normalized(self) -> "Affine":
         """(phi - E phi) / std phi under N(0, 1): zero mean and unit variance at variance 1."""
-        with jax.enable_x64(True):
-            one = jnp.ones((), jnp.float64)
-            mean = 0.0 if self.parity == "odd" else float(self.mean(one))
-            square = float(self.diagonal(one).value)
+        mean, square = self.moments()
         variance = square - mean * mean
         if not variance > 1e-12 * max(square, 1e-300):
             raise InputError(f"`{self.name}` is constant under N(0, 1), so it cannot be normalised.")
         return Affine(self, scale=variance**-0.5, shift=-mean * variance**-0.5)
+
+    def moments(self) -> tuple[float, float]:
+        """E phi and E phi^2 under N(0, 1)."""
+        with jax.enable_x64(True):
+            one = jnp.ones((), jnp.float64)
+            mean = 0.0 if self.parity == "odd" else float(self.mean(one))
+            return mean, float(self.diagonal(one).value)
 
     def shape(self, shape: Shape) -> Shape:
         return shape
@@ -139,6 +143,9 @@ class Affine(Nonlinearity):
         raw, mean = self.inner.diagonal(q), self.inner.mean(q)
         shifted = a * mean + b
         return Diagonal(a * a * (raw.value - mean * mean) + shifted * shifted, a * a * raw.derivative)
+
+    def variance(self, q: Array) -> Array:
+        return self.scale * self.scale * self.inner.variance(q) if is_zero(self.shift) else self.diagonal(q).value
 
     def mean(self, q: Array) -> Array:
         return self.scale * self.inner.mean(q) + self.shift
