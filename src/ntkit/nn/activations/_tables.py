@@ -23,8 +23,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.polynomial.legendre import leggauss
 
-from ntkit.nn.activations._kinks import Kink
-from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rule, hosted, split_dual
+from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rule, hosted
 
 
 class Scale(NamedTuple):
@@ -94,7 +93,7 @@ class Tables(NamedTuple):
     scale: Scale
     turn: Turn
     parity: int  # of phi: +1 even, -1 odd, 0 neither
-    jump: bool  # phi itself jumps: then 1 - cos(theta) above becomes sin(theta / 2)
+    jump: bool  # False; `_rest` still passes it
     growths: tuple[Growth, Growth]
     norms: np.ndarray  # (3, S): N and N1 over their growths, mean / N
     gram: np.ndarray  # (S, S): E[phi(s z) phi(s' z)] / (N N')
@@ -329,25 +328,14 @@ def totals(series: Series, angle: np.ndarray, basis: np.ndarray) -> tuple[np.nda
     return slope, mean_slope
 
 
-def measure(sample: Sampler, series: Series, places: tuple[float, ...] = ()) -> float:
-    """The largest relative error of both duals on points that the fit has not seen, by a finer quadrature.
-
-    `places` are kinks away from 0, which the fit's own quadrature does not split: there another one must be asked.
-    """
+def measure(sample: Sampler, series: Series) -> float:
+    """The largest relative error of both duals on points that the fit has not seen, by a finer quadrature."""
     finer = sample._replace(nodes=sample.nodes + 18)
     s = series.scale.top * np.concatenate([[1e-4, 3e-3], np.linspace(0.113, 1, 11) ** 2])
     thetas = np.array([0.003, 0.041, 0.29, 0.83, 1.37, 1.93, 2.71, 3.11])
-    if places:
-        s, thetas = s[3::3], thetas[1::2]
-    found = evaluate(series, s, thetas)
     worst = 0.0
-    for which, got in zip(("value", "slope"), found, strict=True):
-        if places:
-            f = hosted(getattr(sample, which))
-            exact = np.array([[[split_dual(f, places, a, b, t) for b in s] for a in s] for t in thetas])
-            norm = np.sqrt([split_dual(f, places, a, a, 1e-9) for a in s])
-        else:
-            exact, norm = finer.duals(which, s, thetas), np.linalg.norm(finer.rays(which, s)[0], axis=1)
+    for which, got in zip(("value", "slope"), evaluate(series, s, thetas), strict=True):
+        exact, norm = finer.duals(which, s, thetas), np.linalg.norm(finer.rays(which, s)[0], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.abs(exact / np.outer(norm, norm) - got)
         worst = max(worst, float(np.where(np.isnan(error), np.inf, error).max()))
@@ -364,19 +352,18 @@ class Fit(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def fit(fn, derivative, kinks: tuple[Kink, ...], tolerance: float, top: float) -> Fit:
+def fit(fn, derivative, tolerance: float, top: float) -> Fit:
     """Refines until the measured error is below the tolerance, or says what it reached."""
-    jump, places = any(kink.order == 0 for kink in kinks), tuple({k.place for k in kinks if k.place})
     best: Fit | None = None
     slope, parity = derivative or derivative_of(fn), find_parity(hosted(fn))
     for nodes, size, terms in ((52, 30, 42), (72, 44, 72), (104, 60, 140)):
-        sample = Sampler(fn, slope, parity, jump, nodes)
+        sample = Sampler(fn, slope, parity, False, nodes)
         tables = sample_tables(sample, top, size, terms)
         series = compress(tables, tolerance / 4, np.float64)
-        error = measure(sample, series, places)
+        error = measure(sample, series)
         if best is None or error < best.error:
             best = Fit(sample, tables, series, error)
-        if best.error <= tolerance / 2 or places:
+        if best.error <= tolerance / 2:
             break
     assert best is not None
     return best

@@ -54,15 +54,15 @@ class Tabulated(Nonlinearity):
         return road_of(self.plan()).mean(q)
 
     def normalized(self) -> Affine:
-        affine, corners = super().normalized(), _corners(self.plan())
-        if is_zero(affine.shift) or corners is None:
+        affine = super().normalized()
+        if is_zero(affine.shift) or not _serves(_kinks(self.plan())):
             return affine
         # Next to a large mean the rest is rounding: subtracted from the function, not from its expectations.
         return Affine(Centred(self, float(-affine.shift / affine.scale)), affine.scale, 0.0)
 
     def moments(self) -> tuple[float, float]:
         plan = self.plan()
-        return super().moments() if _corners(plan) is None else _line_moments(plan, self.parity)
+        return _line_moments(plan, self.parity) if _serves(_kinks(plan)) else super().moments()
 
     def error(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """An estimate of the error of both duals relative to their norms, for pairs of variances up to q.
@@ -200,10 +200,9 @@ def road_of(plan: Plan) -> Road:
     The series serves corners at 0. Where a kink lies away from 0 or the function itself jumps, it would not converge:
     then closed forms for functions made of parabolas; of others, for their kinks alone.
     """
-    corners = _corners(plan)
-    if corners is not None:
-        return Angular(fit(plan.fn, plan.derivative, corners, plan.tolerance, plan.variances[1] ** 0.5))
     kinks = _kinks(plan)
+    if _serves(kinks):
+        return Angular(fit(plan.fn, plan.derivative, plan.tolerance, plan.variances[1] ** 0.5))
     pieces = find_pieces(hosted(plan.fn), kinks)
     if pieces is not None:
         return Closed(pieces, plan.variances[0])
@@ -215,10 +214,9 @@ def _kinks(plan: Plan) -> tuple[Kink, ...]:
     return find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
 
 
-def _corners(plan: Plan) -> tuple[Kink, ...] | None:
-    """The kinks, where the series serves them all."""
-    kinks = _kinks(plan)
-    return None if any(kink.place or kink.order == 0 for kink in kinks) else kinks
+def _serves(kinks: tuple[Kink, ...]) -> bool:
+    """Whether the series serves them."""
+    return not any(kink.place or kink.order == 0 for kink in kinks)
 
 
 _parity = lru_cache(maxsize=64)(lambda fn: find_parity(hosted(fn)))
