@@ -9,7 +9,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.special import expit
 
 from ntkit.errors import InputError
-from ntkit.nn.activations.closed import Relu
+from ntkit.nn.activations.piecewise import Relu
 from ntkit.nn.activations.series import Activation, Elu, Selu, Sigmoid, Silu, Softplus, Tanh
 
 VARIANCES = (1e-2, 0.3, 7.0, 1e2)
