@@ -178,6 +178,10 @@ SMOOTH = {
     "Gaussian.normalized()": nn.Gaussian().normalized(),
     "Cos.normalized()": nn.Cos().normalized(),
     "Relu.normalized()": nn.Relu().normalized(),
+    "Silu": nn.Silu(),
+    "Elu": nn.Elu(),
+    "Softplus.normalized()": nn.Softplus().normalized(),
+    "Sigmoid.normalized()": nn.Sigmoid().normalized(),
 }
 
 

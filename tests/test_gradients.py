@@ -50,6 +50,14 @@ def test_the_gap_behind_an_activation_has_the_right_slope_at_a_zero_row(first):
     laws.has_right_gradients(net, rows[[3]], rows[[4, 6]], kernel=ntkit.NNGP)
 
 
+def test_behind_a_series_of_an_odd_and_an_even_part():
+    # Nearly opposite rows take another side of the gap.
+    rows = laws.hard_rows()
+    net = nn.Sequential(nn.Dense(8, 1.4), nn.Silu(), nn.Dense(8, 1.4, 0.3))
+    laws.has_right_gradients(net, rows[[4]], rows[[0, 5, 6, 7]], kernel=ntkit.NNGP)
+    laws.has_finite_gradients(nn.Sequential(*net.layers, nn.Relu(), nn.Dense(8)), rows)
+
+
 def test_at_exact_duplicates_the_kink_of_the_ntk_counts_as_flat():
     # The NTK of Relu falls by the angle on every side of a duplicate: the mean of its slopes, as central differences
     # see it,

@@ -1,7 +1,7 @@
 """Writes duals.npz: the expectations behind every closed form, by mpmath quadrature. Run by hand: `python
 tests/oracles/duals.py`.
 
-Nothing here knows the formulas of `ntkit.nn.activations.closed`. With u = a z and v = b (rho z + sqrt(1 - rho^2) w),
+Nothing here knows the formulas of `ntkit.nn.activations`. With u = a z and v = b (rho z + sqrt(1 - rho^2) w),
 
     E[phi(u) phi(v)] = E_z[phi(a z) M(b rho z, b^2 (1 - rho^2))],    M(m, s^2) = E_w[phi(m + s w)],
 

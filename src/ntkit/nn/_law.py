@@ -103,7 +103,8 @@ def add(first: Covariance, second: Covariance) -> Covariance:
     ntk = first.ntk + second.ntk
     if one:
         return first.replace(xx=xx, xy=xx, yy=xx, ntk=ntk)
-    gap = first.gap + second.gap + lost(first.xy, second.xy) + bracket(first.xx, first.yy, second.xx, second.yy)
+    roots = map(safe_sqrt, (first.xx, first.yy, second.xx, second.yy))
+    gap = first.gap + second.gap + lost(first.xy, second.xy) + bracket(*roots)
     return first.replace(xx=xx, xy=first.xy + second.xy, yy=yy, ntk=ntk, gap=gap)
 
 
@@ -114,11 +115,12 @@ def lost(k1: Array, k2: Array) -> Array:
     return jnp.where(k1 + k2 < 0, up, down)
 
 
-def bracket(q1: Array, q2: Array, p1: Array, p2: Array) -> Array:
-    """sqrt((q1 + p1)(q2 + p2)) - sqrt(q1 q2) - sqrt(p1 p2), free of cancellation."""
-    a1, a2, b1, b2 = map(safe_sqrt, (q1, q2, p1, p2))
-    total = safe_sqrt(q1 + p1) * safe_sqrt(q2 + p2)
-    return safe_divide((a1 * b2 - a2 * b1) ** 2, total + a1 * a2 + b1 * b2)
+def bracket(a1: Array, a2: Array, b1: Array, b2: Array) -> Array:
+    """sqrt((a1^2 + b1^2)(a2^2 + b2^2)) - a1 a2 - b1 b2 of four numbers >= 0, free of cancellation."""
+    tops = [safe_sqrt(a * a + b * b) for a, b in ((a1, b1), (a2, b2))]
+    # Over the root: the cross product itself is a variance, and its square would be too large for float32.
+    root = safe_divide(a1 * b2 - a2 * b1, safe_sqrt(tops[0] * tops[1] + a1 * a2 + b1 * b2))
+    return root * root
 
 
 def add_constant(law: Covariance, c: Scalar) -> Covariance:

@@ -9,7 +9,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.special import expit
 
 from ntkit.errors import InputError
-from ntkit.nn.activations.closed import Relu
+from ntkit.nn.activations.piecewise import Relu
 from ntkit.nn.activations.series import Activation, Elu, Selu, Sigmoid, Silu, Softplus, Tanh
 
 VARIANCES = (1e-2, 0.3, 7.0, 1e2)
@@ -162,6 +162,49 @@ def test_float32_is_within_1e_6_of_float64(name, x64):
         error = np.abs(np.asarray(got, np.float64) - want) / np.sqrt(np.asarray(a) * np.asarray(b))
         assert error.max() < 1e-6
         assert error.max() < float(activation.error(jnp.asarray(1e2, np.float32)))
+
+
+@pytest.mark.parametrize("name", ["silu", "elu", "selu"])
+@pytest.mark.parametrize("dtype, bound", [(np.float32, 1e-6), (np.float64, 1e-9)])
+def test_the_angle_behind_opposite_rows_is_that_of_the_even_part(name, dtype, bound, x64):
+    """At small variances these are nearly linear: phi(-x) is nearly -phi(x), and a kink behind sees what is left."""
+    activation, value, kinks = SMOOTH[name]
+    s, ratio = (x.ravel() for x in np.meshgrid([1e-3, 1e-2, 0.3, 5.0], [1.0, 1.001, 1.4]))
+    found = jax.jit(activation.dual)(*law(s * s, (ratio * s) ** 2, np.pi, dtype))
+
+    def halves(s):
+        """phi(s z) over its norm, as an odd and an even part."""
+        norm = np.sqrt(line(lambda x: value(x) ** 2, kinks, s * s))
+        return norm, *(lambda z, sign=sign: (value(s * z) + sign * value(-s * z)) / (2 * norm) for sign in (-1, 1))
+
+    for a, b, gap in zip(s, ratio * s, np.asarray(found.gap, np.float64), strict=True):
+        (n1, odd1, even1), (n2, odd2, even2) = halves(a), halves(b)
+        # At v = -(b / a) u.
+        exact = line(lambda z: (odd1(z) - odd2(z)) ** 2 + (even1(z) + even2(z)) ** 2, kinks, 1.0)  # noqa: B023
+        assert abs(np.sqrt(2 * gap / (n1 * n2)) - np.sqrt(exact)) < bound
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softplus"])
+def test_normalized_is_the_series_of_the_shifted_function(name, x64):
+    activation, value, kinks = SMOOTH[name]
+    phi = activation.normalized()
+    assert phi == activation.normalized()
+    mean = line(value, kinks, 1.0)
+    scale = (line(lambda x: value(x) ** 2, kinks, 1.0) - mean**2) ** -0.5
+
+    def shifted(x):
+        return scale * (value(x) - mean)
+
+    points = np.array([(1e-2, 1e-2, 0.7), (1e-2, 7.0, 2.4), (1.0, 1.0, np.pi - 1e-3), (1e2, 7.0, 0.05)])
+    q = jnp.asarray(points[:, 0])
+    found = jax.jit(phi.dual)(*law(*points.T, np.float64)).value
+    squares, means = (phi.variance(q), phi.diagonal(q).value), phi.mean(q)
+    for i, (q1, q2, theta) in enumerate(points):
+        norms = [np.sqrt(line(lambda x: shifted(x) ** 2, kinks, q)) for q in (q1, q2)]
+        assert abs(found[i] - nested(shifted, shifted, kinks, q1, q2, theta)) < 1e-9 * norms[0] * norms[1]
+        assert abs(means[i] - line(shifted, kinks, q1)) < 2e-9 * norms[0]
+        for square in squares:
+            assert abs(square[i] / norms[0] ** 2 - 1) < 2e-9
 
 
 def test_a_tolerance_buys_a_shorter_series(x64):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
-from ntkit.nn._law import Covariance, Scalar, is_zero, lost, not_negative, safe_divide, safe_sqrt, size
+from ntkit.nn._law import Covariance, Scalar, bracket, is_zero, lost, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
 
 Parity = Literal["odd", "even", "none"]
@@ -66,14 +66,18 @@ class Nonlinearity(Layer):
 
     def normalized(self) -> "Affine":
         """(phi - E phi) / std phi under N(0, 1): zero mean and unit variance at variance 1."""
-        with jax.enable_x64(True):
-            one = jnp.ones((), jnp.float64)
-            mean = 0.0 if self.parity == "odd" else float(self.mean(one))
-            square = float(self.diagonal(one).value)
+        mean, square = self.moments()
         variance = square - mean * mean
         if not variance > 1e-12 * max(square, 1e-300):
             raise InputError(f"`{self.name}` is constant under N(0, 1), so it cannot be normalised.")
         return Affine(self, scale=variance**-0.5, shift=-mean * variance**-0.5)
+
+    def moments(self) -> tuple[float, float]:
+        """E phi and E phi^2 under N(0, 1)."""
+        with jax.enable_x64(True):
+            one = jnp.ones((), jnp.float64)
+            mean = 0.0 if self.parity == "odd" else float(self.mean(one))
+            return mean, float(self.diagonal(one).value)
 
     def shape(self, shape: Shape) -> Shape:
         return shape
@@ -130,8 +134,8 @@ class Affine(Nonlinearity):
         scaled = [size(a * spread) for spread in spreads]
         centred = raw.value - means[0] * means[1]
         value = a * a * centred + shifted[0] * shifted[1]
-        before = lost(centred, means[0] * means[1]) + _bracket(*spreads, *map(size, means))
-        after = lost(a * a * centred, shifted[0] * shifted[1]) + _bracket(*scaled, *map(size, shifted))
+        before = lost(centred, means[0] * means[1]) + bracket(*spreads, *map(size, means))
+        after = lost(a * a * centred, shifted[0] * shifted[1]) + bracket(*scaled, *map(size, shifted))
         return Dual(value, a * a * raw.derivative, not_negative(a * a * (raw.gap - before) + after))
 
     def diagonal(self, q: Array) -> Diagonal:
@@ -140,16 +144,11 @@ class Affine(Nonlinearity):
         shifted = a * mean + b
         return Diagonal(a * a * (raw.value - mean * mean) + shifted * shifted, a * a * raw.derivative)
 
+    def variance(self, q: Array) -> Array:
+        return self.scale * self.scale * self.inner.variance(q) if is_zero(self.shift) else self.diagonal(q).value
+
     def mean(self, q: Array) -> Array:
         return self.scale * self.inner.mean(q) + self.shift
-
-
-def _bracket(a1: Array, a2: Array, b1: Array, b2: Array) -> Array:
-    """`bracket` of the squares of four numbers >= 0."""
-    tops = [safe_sqrt(a * a + b * b) for a, b in ((a1, b1), (a2, b2))]
-    # Over the root: the cross product itself is a variance, and its square would be too large for float32.
-    root = safe_divide(a1 * b2 - a2 * b1, safe_sqrt(tops[0] * tops[1] + a1 * a2 + b1 * b2))
-    return root * root
 
 
 __all__ = ["Affine", "Diagonal", "Dual", "Nonlinearity", "Parity"]

@@ -109,27 +109,3 @@ def _wedges(fn: Callable, s: jax.Array, thetas: jax.Array, rules: tuple[jax.Arra
         return gram(plus, plus) + gram(minus, minus), mixed + mixed.T
 
     return jax.lax.map(wedge, thetas)
-
-
-def split_dual(
-    f: Callable[[np.ndarray], np.ndarray], places: tuple[float, ...], s1: float, s2: float, theta: float
-) -> float:
-    """E[f(u) f(v)] for kinks anywhere: u by panels, v given u by panels, both split at the kinks. Slow; it checks."""
-    cos, sin = np.cos(theta), np.sin(theta)
-    sharp = np.array([*places, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8])
-    spread = sin * np.array([-8, -5, -3, -1.5, 0, 1.5, 3, 5, 8])
-    crossings = (sharp[:, None] / s2 * np.sign(cos) + spread).ravel() / max(abs(cos), 0.1)
-    x, wx = _panels(np.unique(np.clip(np.concatenate([sharp / s1, crossings, np.arange(-9.0, 10.0)]), -9, 9)))
-    moved = (sharp / s2 - cos * x[:, None]) / sin
-    inner = np.broadcast_to(np.arange(-9.0, 10.0, 1.5), (len(x), 13))
-    y, wy = _panels(np.sort(np.clip(np.concatenate([moved, inner], 1), -9, 9), axis=1))
-    given = np.sum(wy * np.exp(-y * y / 2) * f(s2 * (cos * x[:, None] + sin * y)), 1)
-    return float(np.sum(wx * np.exp(-x * x / 2) * f(s1 * x) * given) / (2 * np.pi))
-
-
-def _panels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss nodes and weights on the panels between ascending edges, the last axis."""
-    x, w = leggauss(10)
-    low, width = edges[..., :-1, None], np.diff(edges, axis=-1)[..., None]
-    shape = (*edges.shape[:-1], -1)
-    return (low + width * (x + 1) / 2).reshape(shape), (width / 2 * w).reshape(shape)

@@ -16,7 +16,7 @@ from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._angle import acute
 from ntkit.nn.activations._base import Dual
 from ntkit.nn.activations._quadrature import half_line_rule
-from ntkit.nn.activations._tables import Block, Fit, Sampler, Scale, Series
+from ntkit.nn.activations._tables import Block, Even, Fit, Sampler, Scale, Series
 
 
 class Row(NamedTuple):
@@ -63,8 +63,10 @@ def series_dual(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> 
     """Both duals and the gap, as `Nonlinearity.dual`."""
     left, right = row(series, xx), row(series, yy)
     turn, way = _turned(series, xx, xy, yy, gap)
+    if series.even is not None:
+        return _halves_dual(series, series.even, left, right, xy, turn, way)
     slope, mean_slope = sums(series.blocks, left, right, turn)
-    lost = _distance(series, left, right, xy) + way * mean_slope
+    lost = _apart(series.features, left, right, xy)[0] + way * mean_slope
     top = left.norm * right.norm
     # `lost` is 1 - cosine between phi(u) and phi(v); where the angle was folded, between phi(u) and +-phi(v).
     value, derivative = top * (1 - lost), left.slope_norm * right.slope_norm * slope
@@ -75,27 +77,42 @@ def series_dual(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> 
     return Dual(value, derivative, top * jnp.maximum(jnp.where(lost <= 1, lost, 2 - lost), 0))
 
 
+def _halves_dual(series: Series, even: Even, left: Row, right: Row, xy: Array, turn: Array, way: Array) -> Dual:
+    """`series_dual` of a sum of an odd and an even part: where the angle was folded, the odd one turns its sign."""
+    folded = xy < 0
+    sign = jnp.where(folded, -1, 1).astype(xy.dtype)
+    slope, mean_slope = sums(series.blocks, left, right, turn, even.blocks, sign[None])
+    step = way * mean_slope
+    (odd_near, odd_far), (even_near, even_far) = (
+        _apart(features, left, right, xy) for features in (series.features, even.features)
+    )
+    # 1 - cosine and 1 + cosine between phi(u) and phi(v); the second, of folded pairs, is small where both nearly
+    # vanish in their even parts.
+    lost = jnp.where(folded, odd_far, odd_near) + even_near + sign * step
+    other = jnp.where(folded, odd_near + even_far + step, 2 - lost)
+    top = left.norm * right.norm
+    value, derivative = top * (1 - lost), left.slope_norm * right.slope_norm * slope
+    return Dual(value, derivative, top * jnp.maximum(jnp.where(lost <= 1, lost, other), 0))
+
+
 def _turned(series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> tuple[Array, Array]:
-    """t of the angle, folded for an odd or even phi, and 1 - cos of that angle (sin(theta / 2) where phi jumps)."""
+    """t of the folded angle, and 1 - cos of it."""
     theta, _, _ = acute(xx, xy, yy, gap)
     inverse = [jnp.where(q > 0, 1 / safe_sqrt(jnp.where(q > 0, q, 1)), 0) for q in (xx, yy)]
-    way = gap * (inverse[0] * inverse[1])
-    if not series.parity:
-        theta, way = jnp.where(xy < 0, np.pi - theta, theta), jnp.where(xy < 0, 2 - way, way)
-    if series.jump:
-        way = safe_sqrt(way / 2)
-    return series.turn(theta), way
+    return series.turn(theta), gap * (inverse[0] * inverse[1])
 
 
-def _distance(series: Series, left: Row, right: Row, like: Array) -> Array:
-    """|a(s1) - a(s2)|^2 / 2: what unequal variances alone cost."""
-    a, b = (_dot(series.features, r.basis) for r in (left, right))
+def _apart(features: np.ndarray, left: Row, right: Row, like: Array) -> tuple[Array, Array]:
+    """|a(s1) - a(s2)|^2 / 2, what unequal variances alone cost, and |a(s1) + a(s2)|^2 / 2."""
+    a, b = (_dot(features, r.basis) for r in (left, right))
     a, b = _aligned(a, b, like.ndim, 1)
+    own = jnp.sum(a * a, axis=0) + jnp.sum(b * b, axis=0)
     total = jnp.zeros_like(like)
     for i in range(len(a)):
         difference = _at(a, i) - _at(b, i)
         total = total + difference * difference
-    return total / 2
+    # No cancellation: as a rule the values of a part agree in sign.
+    return total / 2, own - total / 2
 
 
 # Terms of the recurrence per turn of its loop. One product at a time stays in the cache; all at once would fill memory
@@ -103,17 +120,26 @@ def _distance(series: Series, left: Row, right: Row, like: Array) -> Array:
 UNROLL = 2
 
 
-def sums(blocks: tuple[Block, ...], left: Row, right: Row, t: Array) -> Array:
-    """sum_k T_k(t) f_k(left) . f_k(right) of both series, (2, ...), by Clenshaw's recurrence."""
+def sums(
+    blocks: tuple[Block, ...], left: Row, right: Row, t: Array, even: tuple[Block, ...] = (), sign: Array | float = 1.0
+) -> Array:
+    """sum_k T_k(t) f_k(left) . f_k(right) of both series, (2, ...), by Clenshaw's recurrence.
+
+    With `even`, to each term of the odd part comes `sign` times that of the even one: then one sum serves both.
+    """
     nothing = jnp.zeros((2, *t.shape), t.dtype)
     state, t = (nothing, nothing), t[None]
 
-    def step(state: tuple[Array, Array], features: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+    def step(state: tuple[Array, Array], features: list[tuple[Array, Array]]) -> tuple[tuple[Array, Array], None]:
         ahead, after = state
-        return (_products(*features, t.ndim - 1) + 2 * t * ahead - after, ahead), None
+        term, *more = (_products(*pair, t.ndim - 1) for pair in features)
+        for other in more:
+            term = term + sign * other
+        return (term + 2 * t * ahead - after, ahead), None
 
-    for block in reversed(blocks):
-        features = _dot(block.left, left.basis), _dot(block.right, right.basis)
+    for i in reversed(range(len(blocks))):
+        both = (blocks[i], *even[i : i + 1])
+        features = [(_dot(block.left, left.basis), _dot(block.right, right.basis)) for block in both]
         state, _ = lax.scan(step, state, features, reverse=True, unroll=UNROLL)
     # The last step doubled T_1 = t, too.
     return state[0] - t * state[1]

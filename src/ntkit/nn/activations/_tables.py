@@ -7,8 +7,11 @@ With s = sqrt(q), N(s)^2 = E[phi(s z)^2], N1(s)^2 = E[phi'(s z)^2] and t a Moebi
     D(theta)                        = sum_k T_k(t) g_k(s1) . g_k(s2)
 
 The second form never cancels for nearly parallel pairs. By Price's theorem D is the mean of the derivative's dual
-over the correlations passed on the way from 1, so both series come from one oracle. For an odd or even phi the angle
-is folded into [0, pi/2].
+over the correlations passed on the way from 1, so both series come from one oracle.
+
+The angle is folded into [0, pi/2], where (u, -v) stands for (u, v) if their correlation is negative. An odd or even phi
+turns its sign at most; any other is the sum of an odd and an even part, whose mixed duals vanish, and each part has
+tables of its own. See docs/derivations/duals.md.
 """
 
 import itertools
@@ -20,8 +23,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.polynomial.legendre import leggauss
 
-from ntkit.nn.activations._kinks import Kink
-from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rule, hosted, split_dual
+from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rule, hosted
 
 
 class Scale(NamedTuple):
@@ -74,18 +76,30 @@ class Growth(NamedTuple):
         return s**self.start * (1 + s) ** float(self.end - self.start)
 
 
+class Half(NamedTuple):
+    """What the even part of a function adds to the tables; over the norms of the whole, in the folded angle."""
+
+    gram: np.ndarray
+    slope: np.ndarray
+    mean_slope: np.ndarray
+
+
 class Tables(NamedTuple):
-    """Samples at the nodes of `scale` (S of them) and `turn` (K of them), float64."""
+    """Samples at the nodes of `scale` (S of them) and `turn` (K of them), float64.
+
+    With `even`, `gram` and all below are those of the odd part alone.
+    """
 
     scale: Scale
     turn: Turn
     parity: int  # of phi: +1 even, -1 odd, 0 neither
-    jump: bool  # phi itself jumps: then 1 - cos(theta) above becomes sin(theta / 2)
+    jump: bool  # False; `_rest` still passes it
     growths: tuple[Growth, Growth]
     norms: np.ndarray  # (3, S): N and N1 over their growths, mean / N
     gram: np.ndarray  # (S, S): E[phi(s z) phi(s' z)] / (N N')
     slope: np.ndarray  # (K, S, S): the derivative's dual over N1 N1'
     mean_slope: np.ndarray  # (K, S, S): D
+    even: Half | None = None
 
 
 class Sampler(NamedTuple):
@@ -118,23 +132,29 @@ def find_parity(value: Callable) -> int:
 
 def sample_tables(sample: Sampler, top: float, size: int, terms: int) -> Tables:
     """Everything the series is made of, at Chebyshev nodes in s and in the angle."""
-    scale = Scale(top, (0.2 * top) ** 0.5)
-    turn = Turn(np.pi / 2, top / 5) if sample.parity else Turn(np.pi, 0.0)
+    scale, turn = Scale(top, (0.2 * top) ** 0.5), Turn(np.pi / 2, top / (5 if sample.parity else 10))
     s, thetas = scale.nodes(size), turn.nodes(terms)
     values, root = sample.rays("value", s)
     slopes, _ = sample.rays("slope", s)
     n0, n1 = np.linalg.norm(values, axis=1), np.linalg.norm(slopes, axis=1)
-    unit = values / n0[:, None]
-    slope = sample.duals("slope", s, thetas) / np.outer(n1, n1)
-    if sample.jump:
-        value = sample.duals("value", s, thetas) / np.outer(n0, n0)
-        mean_slope = (unit @ unit.T - value) / np.sin(thetas / 2)[:, None, None]
-    else:
-        ratio = s * n1 / n0
-        mean_slope = np.tensordot(averages(turn, terms), slope, 1) * np.outer(ratio, ratio)
     growths = find_growth(sample, "value", top), find_growth(sample, "slope", top)
     norms = np.array([n0 / growths[0](s), n1 / growths[1](s), values @ root / n0])
-    return Tables(scale, turn, sample.parity, sample.jump, growths, norms, unit @ unit.T, slope, mean_slope)
+    steps = averages(turn, terms)
+    weights = np.outer(s * n1 / n0, s * n1 / n0)
+
+    def half(unit: np.ndarray, slope: np.ndarray) -> Half:
+        return Half(unit @ unit.T, slope, np.tensordot(steps, slope, 1) * weights)
+
+    unit = values / n0[:, None]
+    if sample.parity:
+        only = half(unit, sample.duals("slope", s, thetas) / np.outer(n1, n1))
+        return Tables(scale, turn, sample.parity, False, growths, norms, *only)
+    # phi(u) phi(v) at theta and pi - theta: the sum of what the two parts give, and the difference. The slope of the
+    # odd part is even.
+    near, far = np.split(sample.duals("slope", s, np.concatenate([thetas, np.pi - thetas])) / np.outer(n1, n1), 2)
+    plus, minus = np.split(unit, 2, axis=1)
+    odd, even = (half((plus + sign * minus) * 0.5**0.5, (near - sign * far) / 2) for sign in (-1, 1))
+    return Tables(scale, turn, 0, False, growths, norms, *odd, even)
 
 
 def averages(turn: Turn, terms: int) -> np.ndarray:
@@ -183,6 +203,13 @@ class Block(NamedTuple):
     right: np.ndarray
 
 
+class Even(NamedTuple):
+    """The features and blocks of the even part, beside those of the odd one."""
+
+    features: np.ndarray
+    blocks: tuple[Block, ...]
+
+
 class Series(NamedTuple):
     """The tables cut to a tolerance, in one dtype: what a dual is computed from."""
 
@@ -197,23 +224,34 @@ class Series(NamedTuple):
     terms: int  # of the angle's series
     ranks: int  # features per side, of both series
     degree: int  # of the features
+    even: Even | None = None
 
 
 def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
     """Drops what is below the tolerance: terms of the angle, features, powers of the variance."""
     size = tables.gram.shape[0]
     back = to_coefficients(size)
-    series = [_terms(t, back, tolerance) for t in (tables.slope, tables.mean_slope)]
-    features = find_features(tables.gram, tolerance / 8)[0] @ back.T
+    halves = [tables] if tables.even is None else [tables, tables.even]
+    # What is left of nearly opposite values is a square of features, and the angle behind its root.
+    cut = tolerance / 8 if tables.even is None else max(tolerance**2, FINEST)
+    features = [find_features(half.gram, cut)[0] @ back.T for half in halves]
+    series = [[_terms(t, back, tolerance) for t in (half.slope, half.mean_slope)] for half in halves]
+    terms = [term for half in series for term in half]
     norms = tables.norms @ back.T
-    everything = [norms, features, *(f for terms in series for pair in terms for f in pair)]
-    degree = max(_needed(f, tolerance / 10) for f in everything)
-    blocks = _blocks([[(a[:, :degree], b[:, :degree]) for a, b in terms] for terms in series], dtype)
-    ranks = sum(len(a) for terms in series for a, _ in terms)
+    everything = [norms, *features, *(f for term in terms for pair in term for f in pair)]
+    degree, count = max(_needed(f, tolerance / 10) for f in everything), max(map(len, terms))
+    features = [f[:, :degree].astype(dtype) for f in features]
+    blocks = [_blocks([[(a[:, :degree], b[:, :degree]) for a, b in t] for t in half], count, dtype) for half in series]
+    ranks = sum(len(a) for term in terms for a, _ in term)
+    even = None if tables.even is None else Even(features[1], blocks[1])
     return Series(
         tables.scale, tables.turn, tables.parity, tables.jump, tables.growths, norms[:, :degree].astype(dtype),
-        features[:, :degree].astype(dtype), blocks, max(map(len, series)), ranks, degree,
+        features[0], blocks[0], count, ranks, degree, even,
     )  # fmt: skip
+
+
+# Eigenvalues of a Gram matrix below it are rounding.
+FINEST = 1e-14
 
 
 def _terms(samples: np.ndarray, back: np.ndarray, tolerance: float) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -242,9 +280,9 @@ def _needed(rows: np.ndarray, tolerance: float) -> int:
     return max(2, int((tails > tolerance).sum()))
 
 
-def _blocks(both: list[list[tuple[np.ndarray, np.ndarray]]], dtype: type) -> tuple[Block, ...]:
+def _blocks(both: list[list[tuple[np.ndarray, np.ndarray]]], count: int, dtype: type) -> tuple[Block, ...]:
     """Terms of similar rank run in one loop: the features of both series are padded to the same number."""
-    count, degree = max(map(len, both)), both[0][0][0].shape[1]
+    degree = both[0][0][0].shape[1]
     nothing = np.zeros((0, degree))
     terms = [[series[k] if k < len(series) else (nothing, nothing) for series in both] for k in range(count)]
     blocks = []
@@ -262,17 +300,25 @@ def _blocks(both: list[list[tuple[np.ndarray, np.ndarray]]], dtype: type) -> tup
 def evaluate(series: Series, s: np.ndarray, thetas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both normalised duals at all pairs of s and all thetas, in NumPy: (thetas, s, s) each. Checks the fit."""
     basis = chebyshev.chebvander(series.scale(s), series.degree - 1).T
-    folded = np.minimum(thetas, np.pi - thetas) if series.parity else thetas
-    sign = np.where(thetas > np.pi / 2, series.parity or 1, 1)[:, None, None]
+    folded = np.minimum(thetas, np.pi - thetas)
+    sign = np.where(thetas > np.pi / 2, -1, 1)[:, None, None]
     angle = chebyshev.chebvander(series.turn(folded), series.terms - 1)
-
+    way = 2 * np.sin(folded / 2)[:, None, None] ** 2
     slope, mean_slope = totals(series, angle, basis)
-    a = series.features @ basis
-    base = 1 - np.sum((a[:, :, None] - a[:, None, :]) ** 2, 0) / 2
-    way = np.sin(folded / 2) if series.jump else 2 * np.sin(folded / 2) ** 2
-    value = base - way[:, None, None] * mean_slope
-    slope_sign = np.where((thetas > np.pi / 2)[:, None, None] & (series.parity != 0), -series.parity, 1)
-    return sign * value, slope_sign * slope
+    near, far = _apart(series.features @ basis)
+    if series.even is None:
+        value = 1 - near - way * mean_slope
+        return (value, sign * slope) if series.parity > 0 else (sign * value, slope)
+    more, mean_more = totals(series._replace(blocks=series.even.blocks), angle, basis)
+    apart = np.where(sign < 0, far, near) + _apart(series.even.features @ basis)[0]
+    return 1 - apart - way * (sign * mean_slope + mean_more), slope + sign * more
+
+
+def _apart(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """|a(s1) - a(s2)|^2 / 2 and |a(s1) + a(s2)|^2 / 2 for all pairs."""
+    near = np.sum((a[:, :, None] - a[:, None, :]) ** 2, 0) / 2
+    own = np.sum(a * a, 0)
+    return near, own[:, None] + own - near
 
 
 def totals(series: Series, angle: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -282,25 +328,14 @@ def totals(series: Series, angle: np.ndarray, basis: np.ndarray) -> tuple[np.nda
     return slope, mean_slope
 
 
-def measure(sample: Sampler, series: Series, places: tuple[float, ...] = ()) -> float:
-    """The largest relative error of both duals on points that the fit has not seen, by a finer quadrature.
-
-    `places` are kinks away from 0, which the fit's own quadrature does not split: there another one must be asked.
-    """
+def measure(sample: Sampler, series: Series) -> float:
+    """The largest relative error of both duals on points that the fit has not seen, by a finer quadrature."""
     finer = sample._replace(nodes=sample.nodes + 18)
     s = series.scale.top * np.concatenate([[1e-4, 3e-3], np.linspace(0.113, 1, 11) ** 2])
     thetas = np.array([0.003, 0.041, 0.29, 0.83, 1.37, 1.93, 2.71, 3.11])
-    if places:
-        s, thetas = s[3::3], thetas[1::2]
-    found = evaluate(series, s, thetas)
     worst = 0.0
-    for which, got in zip(("value", "slope"), found, strict=True):
-        if places:
-            f = hosted(getattr(sample, which))
-            exact = np.array([[[split_dual(f, places, a, b, t) for b in s] for a in s] for t in thetas])
-            norm = np.sqrt([split_dual(f, places, a, a, 1e-9) for a in s])
-        else:
-            exact, norm = finer.duals(which, s, thetas), np.linalg.norm(finer.rays(which, s)[0], axis=1)
+    for which, got in zip(("value", "slope"), evaluate(series, s, thetas), strict=True):
+        exact, norm = finer.duals(which, s, thetas), np.linalg.norm(finer.rays(which, s)[0], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.abs(exact / np.outer(norm, norm) - got)
         worst = max(worst, float(np.where(np.isnan(error), np.inf, error).max()))
@@ -317,19 +352,18 @@ class Fit(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def fit(fn, derivative, kinks: tuple[Kink, ...], tolerance: float, top: float) -> Fit:
+def fit(fn, derivative, tolerance: float, top: float) -> Fit:
     """Refines until the measured error is below the tolerance, or says what it reached."""
-    jump, places = any(kink.order == 0 for kink in kinks), tuple({k.place for k in kinks if k.place})
     best: Fit | None = None
     slope, parity = derivative or derivative_of(fn), find_parity(hosted(fn))
-    for nodes, size, terms in ((52, 30, 42 if parity else 64), (72, 44, 72 if parity else 96), (104, 60, 140)):
-        sample = Sampler(fn, slope, parity, jump, nodes)
+    for nodes, size, terms in ((52, 30, 42), (72, 44, 72), (104, 60, 140)):
+        sample = Sampler(fn, slope, parity, False, nodes)
         tables = sample_tables(sample, top, size, terms)
         series = compress(tables, tolerance / 4, np.float64)
-        error = measure(sample, series, places)
+        error = measure(sample, series)
         if best is None or error < best.error:
             best = Fit(sample, tables, series, error)
-        if best.error <= tolerance / 2 or places:
+        if best.error <= tolerance / 2:
             break
     assert best is not None
     return best

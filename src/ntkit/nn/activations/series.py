@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import InputError
+from ntkit.nn._law import is_zero
 from ntkit.nn.activations._angular import Angular
-from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
-from ntkit.nn.activations._kinks import find_kinks
+from ntkit.nn.activations._base import Affine, Diagonal, Dual, Nonlinearity, Parity
+from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._mixed import Mixed
 from ntkit.nn.activations._pieces import Closed, find_pieces
-from ntkit.nn.activations._quadrature import hosted
+from ntkit.nn.activations._quadrature import derivative_of, half_line_rule, hosted
 from ntkit.nn.activations._road import Kinks, Plan, Road
 from ntkit.nn.activations._tables import find_parity, fit
 
@@ -51,6 +52,17 @@ class Tabulated(Nonlinearity):
 
     def mean(self, q: Array) -> Array:
         return road_of(self.plan()).mean(q)
+
+    def normalized(self) -> Affine:
+        affine = super().normalized()
+        if is_zero(affine.shift) or not _serves(_kinks(self.plan())):
+            return affine
+        # Next to a large mean the rest is rounding: subtracted from the function, not from its expectations.
+        return Affine(Centred(self, float(-affine.shift / affine.scale)), affine.scale, 0.0)
+
+    def moments(self) -> tuple[float, float]:
+        plan = self.plan()
+        return _line_moments(plan, self.parity) if _serves(_kinks(plan)) else super().moments()
 
     def error(self, q: Float[Array, "..."]) -> Float[Array, "..."]:
         """An estimate of the error of both duals relative to their norms, for pairs of variances up to q.
@@ -111,6 +123,34 @@ class Activation(Tabulated):
         return Plan(self.function, self.slope, self.kinks, self.tolerance, self.variances)
 
 
+class Centred(Tabulated):
+    """phi - centre, with tables of its own."""
+
+    inner: Tabulated
+    centre: float = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    def plan(self) -> Plan:
+        plan = self.inner.plan()
+        return plan._replace(
+            fn=_minus(plan.fn, self.centre),
+            derivative=plan.derivative or derivative_of(plan.fn),
+            kinks=tuple(sorted({kink.place for kink in _kinks(plan)})),
+        )
+
+    def diagonal(self, q: Array) -> Diagonal:
+        # Where phi comes close to the centre, float32 would see rounding only. The table does not.
+        return super().diagonal(q)._replace(value=self.variance(q))
+
+
+@lru_cache(maxsize=256)
+def _minus(fn: Callable, centre: float) -> Callable:
+    return lambda x: fn(x) - centre
+
+
 class Tanh(Tabulated):
     """tanh(x)."""
 
@@ -160,9 +200,9 @@ def road_of(plan: Plan) -> Road:
     The series serves corners at 0. Where a kink lies away from 0 or the function itself jumps, it would not converge:
     then closed forms for functions made of parabolas; of others, for their kinks alone.
     """
-    kinks = find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
-    if not any(kink.place or kink.order == 0 for kink in kinks):
-        return Angular(fit(plan.fn, plan.derivative, kinks, plan.tolerance, plan.variances[1] ** 0.5))
+    kinks = _kinks(plan)
+    if _serves(kinks):
+        return Angular(fit(plan.fn, plan.derivative, plan.tolerance, plan.variances[1] ** 0.5))
     pieces = find_pieces(hosted(plan.fn), kinks)
     if pieces is not None:
         return Closed(pieces, plan.variances[0])
@@ -170,7 +210,24 @@ def road_of(plan: Plan) -> Road:
     return Mixed(plan, places)
 
 
+def _kinks(plan: Plan) -> tuple[Kink, ...]:
+    return find_kinks(plan.fn, None if plan.kinks == "find" else plan.kinks)
+
+
+def _serves(kinks: tuple[Kink, ...]) -> bool:
+    """Whether the series serves them."""
+    return not any(kink.place or kink.order == 0 for kink in kinks)
+
+
 _parity = lru_cache(maxsize=64)(lambda fn: find_parity(hosted(fn)))
+
+
+def _line_moments(plan: Plan, parity: Parity) -> tuple[float, float]:
+    """E phi and E phi^2 under N(0, 1), without tables."""
+    z, w = half_line_rule(208)
+    w = w / (2 * w.sum())
+    plus, minus = (hosted(plan.fn)(x) for x in (z, -z))
+    return 0.0 if parity == "odd" else float(w @ (plus + minus)), float(w @ (plus * plus + minus * minus))
 
 
 def _callable(name: str, fn: Any) -> Callable:
