@@ -15,6 +15,10 @@ def clipped_exponential(x):
     return jnp.clip(jnp.exp(jnp.minimum(x, 3.0)), 0, 2)
 
 
+def far_corner(x):
+    return jax.nn.sigmoid(x) + 0.1 * jnp.abs(x - 8)
+
+
 def gated_line(x):
     return jnp.where(x > 1, x, 0.0)
 
@@ -73,9 +77,10 @@ def worst_errors(activation, fn, dtypes, reach=9):
     return worst
 
 
-def test_the_estimate_covers_the_error_of_localised_kinks(x64):
-    activation = Activation(clipped_exponential)
-    (error,) = worst_errors(activation, clipped_exponential, [np.float64])
+@pytest.mark.parametrize("fn", [clipped_exponential, far_corner])
+def test_the_estimate_covers_the_error_of_localised_kinks(fn, x64):
+    activation = Activation(fn)
+    (error,) = worst_errors(activation, fn, [np.float64])
     assert error <= float(activation.error(jnp.asarray(1e2))) <= 1e-9
 
 
