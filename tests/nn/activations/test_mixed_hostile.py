@@ -15,6 +15,10 @@ def clipped_exponential(x):
     return jnp.clip(jnp.exp(jnp.minimum(x, 3.0)), 0, 2)
 
 
+def far_corner(x):
+    return jax.nn.sigmoid(x) + 0.1 * jnp.abs(x - 8)
+
+
 def gated_line(x):
     return jnp.where(x > 1, x, 0.0)
 
@@ -23,12 +27,17 @@ def cubic(x):
     return jnp.maximum(x - 1, 0) ** 3
 
 
+def late_relu(x):
+    return jnp.maximum(x - 2, 0)
+
+
 def parabolas(x):
     return x * jnp.abs(x - 2)
 
 
+# The functions, and how many deviations the oracle reaches: at variance 1e-2 gates lie beyond ten and twenty.
 # Left out here, for time: softplus(x) where x > 0.5, whose norm falls to 4e-4 at variance 1e-2, reaches 6e-8.
-CLOSED = (gated_line, cubic, parabolas)
+CLOSED = ((gated_line, 18), (cubic, 18), (late_relu, 30), (parabolas, 9))
 
 
 def pairs(count):
@@ -42,32 +51,43 @@ def pairs(count):
     return q1, q2, np.where(np.arange(count) % 4, theta, np.pi - theta)
 
 
-def worst_errors(activation, fn, dtypes):
+def padded(fn):
+    """fn on the host, compiled for a few shapes rather than for each pair's."""
+    f = hosted(fn)
+
+    def evaluate(x):
+        count = max(1024, 1 << (x.size - 1).bit_length())
+        return f(np.pad(x.ravel(), (0, count - x.size)))[: x.size].reshape(x.shape)
+
+    return evaluate
+
+
+def worst_errors(activation, fn, dtypes, reach=9):
     """The largest error of both duals relative to their norms, one a dtype."""
     q1, q2, theta = pairs(32)
     knots = tuple({k.place for k in find_kinks(fn, None)})
     found = [jax.jit(activation.dual)(*law(q1, q2, theta, d)) for d in dtypes]
     worst = np.zeros(len(dtypes))
-    for which, f in enumerate((hosted(fn), hosted(derivative_of(fn)))):
-        exact = np.array([nested(f, f, knots, *p) for p in zip(q1, q2, theta, strict=True)])
-        scale = np.sqrt([line(lambda x, f=f: f(x) ** 2, knots, a) * line(lambda x, f=f: f(x) ** 2, knots, b)
-                         for a, b in zip(q1, q2, strict=True)])  # fmt: skip
-        seen = scale > 1e-12  # the oracle ends at nine deviations
+    for which, f in enumerate((padded(fn), padded(derivative_of(fn)))):
+        exact = np.array([nested(f, f, knots, *p, reach) for p in zip(q1, q2, theta, strict=True)])
+        squares = [[line(lambda x, f=f: f(x) ** 2, knots, q, reach) for q in side] for side in (q1, q2)]
+        scale = np.sqrt(squares[0]) * np.sqrt(squares[1])
         for i, got in enumerate(found):
-            worst[i] = max(worst[i], np.max(np.abs(np.asarray(got[which], np.float64) - exact)[seen] / scale[seen]))
+            worst[i] = max(worst[i], np.max(np.abs(np.asarray(got[which], np.float64) - exact) / scale))
     return worst
 
 
-def test_the_estimate_covers_the_error_of_localised_kinks(x64):
-    activation = Activation(clipped_exponential)
-    (error,) = worst_errors(activation, clipped_exponential, [np.float64])
+@pytest.mark.parametrize("fn", [clipped_exponential, far_corner])
+def test_the_estimate_covers_the_error_of_localised_kinks(fn, x64):
+    activation = Activation(fn)
+    (error,) = worst_errors(activation, fn, [np.float64])
     assert error <= float(activation.error(jnp.asarray(1e2))) <= 1e-9
 
 
-@pytest.mark.parametrize("fn", CLOSED)
-def test_the_estimate_covers_the_error_of_closed_forms(fn, x64):
+@pytest.mark.parametrize("fn, reach", CLOSED)
+def test_the_estimate_covers_the_error_of_closed_forms(fn, reach, x64):
     activation, dtypes = Activation(fn), [np.float32, np.float64]
-    single, double = worst_errors(activation, fn, dtypes)
+    single, double = worst_errors(activation, fn, dtypes, reach)
     assert single <= float(activation.error(jnp.asarray(1e2, jnp.float32)))
     # The oracle itself is good to about 1e-12.
-    assert double <= float(activation.error(jnp.asarray(1e2))) + 1e-11
+    assert double - 1e-11 <= float(activation.error(jnp.asarray(1e2))) <= 1e-9

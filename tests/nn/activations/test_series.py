@@ -60,26 +60,33 @@ def composite(edges):
     return (low + width * (X + 1) / 2).reshape(shape), (width * W / 2 + 0 * low).reshape(shape)
 
 
-def nested(f, g, kinks, q1, q2, theta):
-    """E[f(u) g(v)]: u by panels, v given u by panels, both split at the kinks and drawn to where f is sharp."""
+def nested(f, g, kinks, q1, q2, theta, reach=9):
+    """E[f(u) g(v)]: u by panels, v given u by panels, both split at the kinks and drawn to where f is sharp.
+
+    They end at so many deviations, 9 or a multiple of 3 beyond: for functions that vanish around 0, where nothing else
+    counts.
+    """
     cos, sin = np.cos(theta), np.sin(theta)
     s1, s2 = np.sqrt(q1), np.sqrt(q2)
     sharp = np.array([*kinks, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8])
     steps = sin * np.array([-8, -5, -3, -1.5, 0, 1.5, 3, 5, 8])
     crossings = (sharp[:, None] / s2 * np.sign(cos) + steps).ravel() / max(abs(cos), 0.1)
-    outer = np.unique(np.clip(np.concatenate([sharp / s1, crossings, np.arange(-9, 10)]), -9, 9))
+    outer = np.unique(np.clip(np.concatenate([sharp / s1, crossings, np.arange(-reach, reach + 1)]), -reach, reach))
     x, wx = composite(outer)
-    inner = np.broadcast_to(np.arange(-9.0, 10.0, 1.5), (len(x), 13))
+    there = f(s1 * x) != 0
+    x, wx = x[there], wx[there]
+    fixed = np.arange(-reach, reach + 1.0, 1.5)
+    inner = np.broadcast_to(fixed, (len(x), len(fixed)))
     moved = (sharp / s2 - cos * x[:, None]) / sin
-    y, wy = composite(np.sort(np.clip(np.concatenate([moved, inner], 1), -9, 9), axis=1))
+    y, wy = composite(np.sort(np.clip(np.concatenate([moved, inner], 1), -reach, reach), axis=1))
     given = np.sum(wy * np.exp(-y * y / 2) * g(s2 * (cos * x[:, None] + sin * y)), 1)
     return np.sum(wx * np.exp(-x * x / 2) * f(s1 * x) * given) / (2 * np.pi)
 
 
-def line(f, kinks, q):
-    """E[f(u)] by panels."""
+def line(f, kinks, q, reach=9):
+    """E[f(u)] by panels, up to so many deviations."""
     edges = np.array([*kinks, *np.arange(-8, 8.5, 0.5)]) / np.sqrt(q)
-    z, w = composite(np.unique(np.clip(np.concatenate([edges, np.arange(-9.0, 9.5, 0.5)]), -9, 9)))
+    z, w = composite(np.unique(np.clip(np.concatenate([edges, np.arange(-reach, reach + 0.5, 0.5)]), -reach, reach)))
     return np.sum(w * np.exp(-z * z / 2) * f(np.sqrt(q) * z)) / np.sqrt(2 * np.pi)
 
 

@@ -33,6 +33,7 @@ from numpy.polynomial.legendre import leggauss
 
 from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._angle import angle
+from ntkit.nn.activations._tails import DISTANT, distant_diagonals, distant_orthant
 
 # Beyond it a normal tail is 0 in every dtype.
 FAR = 40.0
@@ -74,10 +75,12 @@ def pair_of(xx: Array, xy: Array, yy: Array, gap: Array) -> Pair:
 Spot = tuple[int, float]
 
 
-def expectations(spots: list[Spot], tables: np.ndarray, pair: Pair, width: float | None = None) -> Array:
+def expectations(
+    spots: list[Spot], tables: np.ndarray, pair: Pair, width: float | None = None, *, tails: bool = False
+) -> Array:
     """E[k(u) k(v)] for each k = sum_jo tables[., j, o] w_j^o / o!, w_j = (side_j x - place_j)_+, (sets, ...).
 
-    With a width all w_j are under Gaussian windows of it.
+    With a width all w_j are under Gaussian windows of it. With `tails` what is far out keeps its relative precision.
     """
     sides, places = np.array([s for s, _ in spots]), np.array([p for _, p in spots])
     first, second = (x.ravel() for x in np.indices((len(spots), len(spots))))
@@ -93,7 +96,11 @@ def expectations(spots: list[Spot], tables: np.ndarray, pair: Pair, width: float
         same, at_zero, t1, t2, outer = x
         law = _corner(same, at_zero, t1, t2, pair)
         if width is None:
-            return total + _contract(law, pair.s1, pair.s2, outer), None
+            found = _contract(law, pair.s1, pair.s2, outer)
+            if tails:
+                distant = jnp.maximum(law.h, law.k) > DISTANT
+                found = jnp.where(distant[None], _contract_distant(law, pair.s1, pair.s2, outer), found)
+            return total + found, None
         law, weight, s1, s2 = _windowed(law, pair, t1, t2, width)
         return total + weight[None] * _contract(law, s1, s2, outer), None
 
@@ -204,6 +211,34 @@ def _contract(law: Corner, s1: Array, s2: Array, outer: Array) -> Array:
     row = jnp.concatenate([corner[None], row])
     state = first, row, jnp.ones_like(s1), summed(row, outer[:, 0])
     return lax.scan(down, state, (count, second[:-1], jnp.moveaxis(outer[:, 1:], 1, 0)))[0][-1]
+
+
+def _contract_distant(law: Corner, s1: Array, s2: Array, outer: Array) -> Array:
+    """`_contract` without its cancellation: the diagonal known, and from there at most one step an order."""
+    orders, shape = outer.shape[-1], law.m1.shape
+    h, k, r, near = (jnp.broadcast_to(x, shape) for x in (law.h, law.k, law.r, law.near))
+    first = density(h)[None] * _rays(r, law.n1, law.m1, orders)
+    second = density(k)[None] * _rays(r, law.n2, law.m2, orders)
+    corner = distant_orthant(h, k, law.m1, law.m2)
+    # Both indices begin at -1.
+    known = jnp.zeros((orders + 1, orders + 1, *shape), law.m1.dtype).at[0, 1:].set(first).at[1:, 0].set(second)
+    known = known.at[1, 1].set(corner)
+    if orders > 1:
+        inner = np.arange(2, orders + 1)
+        known = known.at[inner, inner].set(distant_diagonals(h, k, near, r, orders))
+
+    def step(known: Array, x: tuple[Array, Array]) -> tuple[Array, None]:
+        a, b = x
+        up = known[a - 2, b] + law.rho * known[a - 1, b - 1] - h * known[a - 1, b]
+        down = known[b, a - 2] + law.rho * known[b - 1, a - 1] - k * known[b, a - 1]
+        order = (a - 1).astype(up.dtype)
+        return known.at[a, b].set(up / order).at[b, a].set(down / order), None
+
+    steps = np.array([(a, b) for a in range(2, orders + 1) for b in range(1, a)], np.int32).reshape(-1, 2)
+    known, _ = lax.scan(step, known, (jnp.asarray(steps[:, 0]), jnp.asarray(steps[:, 1])))
+    powers = [jnp.stack([jnp.broadcast_to(s, shape) ** b for b in range(orders)]) for s in (s1, s2)]
+    moments = known[1:, 1:] * powers[0][:, None] * powers[1][None]
+    return jnp.sum(outer.reshape(*outer.shape, *(1,) * len(shape)) * moments[None], axis=(1, 2))
 
 
 def _rays(r: Array, n: Array, m: Array, orders: int) -> Array:

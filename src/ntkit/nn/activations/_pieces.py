@@ -12,6 +12,7 @@ from typing import NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array
 
@@ -20,6 +21,7 @@ from ntkit.nn.activations._base import Diagonal, Dual
 from ntkit.nn.activations._kinks import Kink
 from ntkit.nn.activations._moments import Pair, density, expectations, over, pair_of
 from ntkit.nn.activations._road import Road
+from ntkit.nn.activations._tails import DISTANT, LEFT_OUT
 
 
 class Term(NamedTuple):
@@ -42,6 +44,11 @@ class Pieces(NamedTuple):
         _, g1, g2 = self.polynomial
         terms = (t._replace(coefficient=t.coefficient * t.side, order=t.order - 1) for t in self.terms if t.order)
         return Pieces((g1, 2 * g2, 0.0), tuple(terms))
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether phi' is 0 around 0: its norms, and maybe those of phi, fall faster than any power of the variance."""
+        return not any(self.polynomial[1:]) and all(t.place for t in self.terms)
 
     def singular(self, x: np.ndarray) -> np.ndarray:
         """The sum of the terms, without the polynomial."""
@@ -109,18 +116,24 @@ def find_pieces(value, kinks: tuple[Kink, ...]) -> Pieces | None:
 def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
     pair = pair_of(xx, xy, yy, gap)
-    value, derivative = both_expectations(pieces, pair)
     squares = [pieces_diagonal(pieces, q) for q in (xx, yy)]
     top = safe_sqrt(squares[0].value) * safe_sqrt(squares[1].value)
-    plain = jnp.maximum(top - size(value), 0)
     if any(t.order == 0 for t in pieces.terms):
-        return Dual(value, derivative, plain)
+        value, derivative = both_expectations(pieces, pair)
+        return Dual(value, derivative, jnp.maximum(top - size(value), 0))
+    if pieces.vanishes:
+        # Both laws in one loop, which is compiled once.
+        laws = jax.tree.map(lambda *x: jnp.stack(jnp.broadcast_arrays(*x, pair.rho)[:2]), pair, pair.parallel())
+        (value, derivative), (limit, ends) = lax.map(lambda law: jnp.stack(both_expectations(pieces, law)), laws)
+    else:
+        value, derivative = both_expectations(pieces, pair)
+        limit, ends = both_expectations(pieces, pair.parallel())
+    plain = jnp.maximum(top - size(value), 0)
     # Nearly parallel: by Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle
     # behind a corner; plus what unequal variances cost at angle 0, where rounding lets it be seen.
-    limit, ends = both_expectations(pieces, pair.parallel())
     mean = (ends + 2 * derivative) / 3 if any(t.order == 1 for t in pieces.terms) else (ends + derivative) / 2
     apart, eps = top - limit, float(jnp.finfo(value.dtype).eps)
-    close = gap * mean + jnp.where(apart > 16 * eps * _mass(pieces, xx, yy), apart, 0)
+    close = gap * mean + jnp.where(apart > 16 * eps * _mass(pieces, xx, yy, pieces.vanishes), apart, 0)
     near = (xy > 0) & (pair.near < eps**0.5)
     return Dual(value, derivative, jnp.where(near, close, plain))
 
@@ -137,13 +150,19 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
     eps = float(jnp.finfo(q.dtype).eps)
     both = pieces, pieces.derivative()
     parts = zip(both, pieces_diagonal(pieces, q), strict=True)
-    ratios = [_mass(p, q, q) / jnp.maximum(total, float(jnp.finfo(q.dtype).tiny)) for p, total in parts]
-    return 32 * eps * (1 + jnp.maximum(*ratios))
+    tiny = float(jnp.finfo(q.dtype).tiny)
+    # Where a square underflows nothing is promised; one that is 0 everywhere is exact.
+    ratios = []
+    for p, total in parts:
+        ratio = _mass(p, q, q, pieces.vanishes) / jnp.maximum(total, tiny)
+        ratios.append(jnp.where(total >= tiny, ratio, jnp.inf if p.terms or any(p.polynomial) else 0))
+    left_out = LEFT_OUT[8 if q.dtype.itemsize > 4 else 4] if pieces.vanishes else 0.0
+    return 32 * eps * (1 + jnp.maximum(*ratios)) + left_out
 
 
-def _mass(pieces: Pieces, xx: Array, yy: Array) -> Array:
+def _mass(pieces: Pieces, xx: Array, yy: Array, tails: bool) -> Array:
     """What the expectation is the difference of, for both variances together: the root of E[polynomial^2], and the size
-    of what the recursion of each term subtracts."""
+    of what the recursion of each term subtracts; where it is far out, with `tails`, of what is left to `_tails`."""
     polynomial = pieces._replace(terms=())
     total = jnp.ones_like(xx * yy)
     for q in (xx, yy):
@@ -153,8 +172,27 @@ def _mass(pieces: Pieces, xx: Array, yy: Array) -> Array:
             reach = jnp.maximum(s, jnp.asarray(place, s.dtype)) ** order / math.factorial(order)
             h = over(place, s)
             # exp(-h^2 / 2) rounds by h^2 units.
-            root = root + abs(c) * reach * safe_sqrt(ndtr(-h) * (1 + h * h))
+            near = abs(c) * reach * safe_sqrt(ndtr(-h) * (1 + h * h))
+            root = root + (jnp.where(h > DISTANT, 0, near) if tails else near)
+        if tails:
+            root = root + _distant_root(pieces, s)
         total = total * root
+    return total
+
+
+def _distant_root(pieces: Pieces, s: Array) -> Array:
+    """The same of terms that `_tails` integrates: E[w^n; w > 0] is below n! h^-n of the tail, and what mixes two orders
+    is a difference."""
+    total = jnp.zeros_like(s)
+    for side, place in sorted({(t.side, t.place) for t in pieces.terms}):
+        h, terms = over(place, s), [t for t in pieces.terms if (t.side, t.place) == (side, place)]
+        safe = jnp.maximum(h, 1)
+        square = sum(
+            abs(a.coefficient * b.coefficient) * s ** (a.order + b.order)
+            * (math.comb(2 * a.order, a.order) / safe ** (2 * a.order) if a is b else safe ** abs(a.order - b.order))
+            for a in terms for b in terms
+        )  # fmt: skip
+        total = total + safe_sqrt(jnp.where(h > DISTANT, square * ndtr(-h) * (1 + h * h), 0))
     return total
 
 
@@ -169,7 +207,7 @@ def both_expectations(pieces: Pieces, pair: Pair) -> tuple[Array, Array]:
     for table, p in zip(tables, (pieces, slopes), strict=True):
         for t in p.terms:
             table[spots.index((t.side, t.place)), t.order] += t.coefficient
-    singular = expectations(spots, tables, pair)
+    singular = expectations(spots, tables, pair, tails=pieces.vanishes)
     return smooth[0] + singular[0], smooth[1] + singular[1]
 
 

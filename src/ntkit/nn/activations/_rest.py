@@ -4,6 +4,7 @@ How many nodes they need is read off two cheap samples: of parallel pairs at man
 many angles. What they reach is measured on pairs they have not seen.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,12 +17,14 @@ from ntkit.nn.activations._quadrature import derivative_of, hosted
 from ntkit.nn.activations._split import Kinked, Line, Rule, common_rule, rest_duals
 from ntkit.nn.activations._tables import (
     Fit,
+    Halves,
     Sampler,
     Scale,
     Series,
     Tables,
     Turn,
     averages,
+    basis_at,
     compress,
     find_features,
     find_parity,
@@ -90,7 +93,7 @@ def _steps(parts: Parts, s: np.ndarray, thetas: np.ndarray, norms: list[np.ndarr
     return totals / np.outer(norms[1], norms[1]), (totals + extra) * np.outer(s / norms[0], s / norms[0])
 
 
-def sample_mixed(parts: Parts, scale: Scale, count: int, terms: int) -> Tables:
+def sample_mixed(parts: Parts, scale: Scale | Halves, count: int, terms: int) -> Tables:
     """The rest at Chebyshev nodes in s and in the angle."""
     turn, s = parts.turn(scale.top), scale.nodes(count)
     value, slope, weights = parts.on(s, NODES)
@@ -112,10 +115,13 @@ def _sampler(parts: Parts) -> Sampler:
 # Numbers of nodes in s and in the angle, and what part of the tolerance the two cheap samples must leave out at most.
 COUNTS, TERMS = (48, 64, 80, 104, 132, 160), (48, 64, 84, 108, 136, 168)
 MARGIN = 0.02
+# The same of each of two parts: nodes, and the margin.
+HALVES, HALVED = (64, 80, 100), 0.25
 
 
-def find_scale(parts: Parts, low: float, top: float, tolerance: float) -> tuple[Scale, int]:
-    """The map of s, and how many nodes: what serves parallel pairs."""
+def find_scale(parts: Parts, low: float, top: float, tolerance: float) -> tuple[Scale | Halves, int]:
+    """The map of s, and how many nodes: what serves parallel pairs. Where no map of the whole range does, one of each
+    of two parts."""
     s = np.concatenate([np.geomspace(low / 2, top / 10, 150)[:-1], np.linspace(top / 10, top, 200)])
     value, slope, weights = parts.on(s, 5)
     norms = _scales(parts, (value, slope), weights)
@@ -129,8 +135,26 @@ def find_scale(parts: Parts, low: float, top: float, tolerance: float) -> tuple[
                 error = max(np.abs(rest - basis @ (basis.T @ rest)).max() for rest in rests)
                 best = min(best, (float(error), scale, count))
         if best[0] < MARGIN * tolerance:
+            return best[1], best[2]
+    whole, halves = best, (np.inf, Halves(best[1], best[1]), 0)
+    for count in () if parts.floors[0] or whole[0] < HALVED * tolerance else HALVES:
+        for at in (0.12 * top, 0.25 * top, 0.4 * top):
+            ends = (s < at, s, at), (s >= at, s - at, top - at)
+            found = [_best_of_half(rests, mine, x, end, count) for mine, x, end in ends]
+            halves = min(halves, (max(e for e, _ in found), Halves(*(half for _, half in found)), 2 * count))
+        if halves[0] < HALVED * tolerance:
             break
-    return best[1], best[2]
+    return (halves if halves[0] < whole[0] / 2 else whole)[1:]
+
+
+def _best_of_half(rests, mine: np.ndarray, x: np.ndarray, top: float, count: int) -> tuple[float, Scale]:
+    """What one part leaves out of the rows that it serves, and its map."""
+    found = []
+    for centre, linear in itertools.product((0.05, 0.2, 1.0), (0.0, 0.3)):
+        scale = Scale(top, centre * top, linear)
+        basis, _ = np.linalg.qr(chebyshev.chebvander(scale(x[mine]), count - 1))
+        found.append((max(float(np.abs(r[mine] - basis @ (basis.T @ r[mine])).max()) for r in rests), scale))
+    return min(found)
 
 
 def find_terms(parts: Parts, low: float, top: float, tolerance: float) -> int:
@@ -161,7 +185,7 @@ _THETAS = np.array(
 def measure_mixed(parts: Parts, series: Series, signs: np.ndarray, s: np.ndarray) -> float:
     """The largest error of both duals relative to their norms, for all pairs of s at all of these angles."""
     value, slope, weights = parts.on(s, FINER)
-    basis = chebyshev.chebvander(series.scale(s), series.degree - 1).T
+    basis = basis_at(series.scale, s, series.degree).T
     folded = np.minimum(_THETAS, np.pi - _THETAS) if parts.parity else _THETAS
     angle = chebyshev.chebvander(series.turn(folded), series.terms - 1)
     a = series.features @ basis
@@ -208,7 +232,7 @@ class Rest(NamedTuple):
 
 
 def _attempts(
-    parts: Parts, scale: Scale, sizes, tolerance: float, seen: np.ndarray
+    parts: Parts, scale: Scale | Halves, sizes, tolerance: float, seen: np.ndarray
 ) -> Iterator[tuple[Fit, np.ndarray]]:
     """Fits and the signs of their features, each dearer than the last: the cheap samples may have flattered."""
     for count, terms in sizes:
@@ -234,7 +258,8 @@ def fit_rest(
     low = max(variances[0] ** 0.5, 1e-3 * top)
     scale, count = find_scale(parts, low, top, tolerance)
     terms, seen = find_terms(parts, low, top, tolerance), probes(low, top)
-    sizes = dict.fromkeys(((count, terms), (_more(COUNTS, count), _more(TERMS, terms))))
+    more = count if isinstance(scale, Halves) else _more(COUNTS, count)
+    sizes = dict.fromkeys(((count, terms), (more, _more(TERMS, terms))))
     best: tuple[Fit, np.ndarray] | None = None
     for fitted, signs in _attempts(parts, scale, tuple(sizes), tolerance, seen):
         best = best if best and best[0].error <= fitted.error else (fitted, signs)

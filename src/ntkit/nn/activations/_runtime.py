@@ -16,7 +16,7 @@ from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._angle import acute
 from ntkit.nn.activations._base import Dual
 from ntkit.nn.activations._quadrature import half_line_rule
-from ntkit.nn.activations._tables import Block, Even, Fit, Sampler, Scale, Series
+from ntkit.nn.activations._tables import Block, Even, Fit, Halves, Sampler, Scale, Series
 
 
 class Row(NamedTuple):
@@ -44,8 +44,14 @@ def _growth(series: Series, which: int, s: Array) -> Array:
     return s**start * (1 + s) ** (end - start) * over**rest
 
 
-def chebyshev_basis(scale: Scale, s: Array, count: int) -> Array:
+def chebyshev_basis(scale: Scale | Halves, s: Array, count: int) -> Array:
     """T_0(x(s)) ... T_{count-1}(x(s)) along a new first axis, for s up to the end of the table, where it stays."""
+    if isinstance(scale, Halves):
+        at, each = scale.low.top, (count + 1) // 2
+        below = (s < at)[None]
+        low = jnp.where(below, chebyshev_basis(scale.low, jnp.minimum(s, at), each), 0)
+        high = jnp.where(below, 0, chebyshev_basis(scale.high, jnp.maximum(s - at, 0), each))
+        return jnp.stack([low, high], axis=1).reshape(2 * each, *s.shape)[:count]
     top, centre, (a, b) = scale.top, scale.centre, scale.parts()
     s = jnp.minimum(s, top)
     # The distance from the nearer end, in units of the range: T_k turns k^2 times as fast there as x itself.

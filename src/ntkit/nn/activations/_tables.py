@@ -49,6 +49,45 @@ class Scale(NamedTuple):
         return 2 * s * (a / (s + self.centre) + b) - 1
 
 
+class Halves(NamedTuple):
+    """A scale below `low.top` and one from there on, with polynomials of their own: T_j of either is 0 on the other.
+
+    They alternate, so that the first few of both are the first few of all.
+    """
+
+    low: Scale
+    high: Scale
+
+    @property
+    def top(self) -> float:
+        return self.low.top + self.high.top
+
+    def nodes(self, count: int) -> np.ndarray:
+        return np.stack([self.low.nodes(count // 2), self.low.top + self.high.nodes(count // 2)], 1).ravel()
+
+
+def basis_at(scale: Scale | Halves, s: np.ndarray, count: int) -> np.ndarray:
+    """The first polynomials of a scale at these s, (s, count), in NumPy."""
+    if isinstance(scale, Scale):
+        return chebyshev.chebvander(scale(s), count - 1)
+    below = (s < scale.low.top)[:, None]
+    halves = [
+        np.where(mine, chebyshev.chebvander(half(x), (count + 1) // 2 - 1), 0)
+        for mine, half, x in (
+            (below, scale.low, np.minimum(s, scale.low.top)),
+            (~below, scale.high, np.maximum(s - scale.low.top, 0)),
+        )
+    ]
+    return np.stack(halves, 2).reshape(len(s), -1)[:, :count]
+
+
+def from_nodes(scale: Scale | Halves, count: int) -> np.ndarray:
+    """Maps values at the nodes of a scale to coefficients of its polynomials."""
+    if isinstance(scale, Scale):
+        return to_coefficients(count)
+    return np.kron(to_coefficients(count // 2), np.eye(2))
+
+
 class Turn(NamedTuple):
     """theta -> t in [-1, 1] on 0 <= theta <= top: t = 2 (1 / top + bend) theta / (1 + bend theta) - 1."""
 
@@ -90,7 +129,7 @@ class Tables(NamedTuple):
     With `even`, `gram` and all below are those of the odd part alone.
     """
 
-    scale: Scale
+    scale: Scale | Halves
     turn: Turn
     parity: int  # of phi: +1 even, -1 odd, 0 neither
     jump: bool  # False; `_rest` still passes it
@@ -213,7 +252,7 @@ class Even(NamedTuple):
 class Series(NamedTuple):
     """The tables cut to a tolerance, in one dtype: what a dual is computed from."""
 
-    scale: Scale
+    scale: Scale | Halves
     turn: Turn
     parity: int
     jump: bool
@@ -230,7 +269,7 @@ class Series(NamedTuple):
 def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
     """Drops what is below the tolerance: terms of the angle, features, powers of the variance."""
     size = tables.gram.shape[0]
-    back = to_coefficients(size)
+    back = from_nodes(tables.scale, size)
     halves = [tables] if tables.even is None else [tables, tables.even]
     # What is left of nearly opposite values is a square of features, and the angle behind its root.
     cut = tolerance / 8 if tables.even is None else max(tolerance**2, FINEST)
@@ -299,7 +338,7 @@ def _blocks(both: list[list[tuple[np.ndarray, np.ndarray]]], count: int, dtype: 
 
 def evaluate(series: Series, s: np.ndarray, thetas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both normalised duals at all pairs of s and all thetas, in NumPy: (thetas, s, s) each. Checks the fit."""
-    basis = chebyshev.chebvander(series.scale(s), series.degree - 1).T
+    basis = basis_at(series.scale, s, series.degree).T
     folded = np.minimum(thetas, np.pi - thetas)
     sign = np.where(thetas > np.pi / 2, -1, 1)[:, None, None]
     angle = chebyshev.chebvander(series.turn(folded), series.terms - 1)
