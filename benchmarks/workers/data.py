@@ -11,4 +11,8 @@ def normal(n, d, seed=0):
 def sample(matrix):
     """A few entries, to see that two systems computed the same thing."""
     m = np.asarray(matrix)
-    return [float(m[0, 0]), float(m[0, 1]), float(m[3, -1]), float(m[-1, -1])]
+    return [float(m[0, 0]), float(m[0, 1]), float(m[-1, 0]), float(m[-1, -1])]
+
+
+def images(n, seed):
+    return np.random.default_rng(seed).standard_normal((n, 32, 32, 3)).astype(np.float32)

@@ -13,7 +13,7 @@ sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from _serve import serve  # noqa: E402
-from data import normal, sample  # noqa: E402
+from data import images, normal, sample  # noqa: E402
 from neural_tangents import stax  # noqa: E402
 
 ACTIVATIONS = {
@@ -34,7 +34,48 @@ def ntk(n, depth, activation):
     return lambda: jax.block_until_ready(kernel(x)), lambda k: {"sample": sample(k)}
 
 
+W = 2**0.5
+
+
+def conv(strides=None, filter_shape=(3, 3)):
+    return stax.Conv(512, filter_shape, strides, "SAME", W_std=W)
+
+
+def plain(depth, end):
+    return stax.serial(*[layer for _ in range(depth) for layer in (conv(), stax.Relu())], end(), stax.Dense(1, W_std=W))
+
+
+def myrtle():
+    layers = []
+    for position, count in enumerate((2, 1, 1)):
+        layers += [layer for _ in range(count) for layer in (conv(), stax.Relu())]
+        layers.append(stax.AvgPool((2, 2), (2, 2)) if position < 2 else stax.GlobalAvgPool())
+    return stax.serial(*layers, stax.Dense(10, W_std=W))
+
+
+def resnet():
+    layers = [conv()]
+    for position in range(4):
+        for block in range(2):
+            strides = (2, 2) if position and not block else None
+            branch = stax.serial(stax.Relu(), conv(strides), stax.Relu(), conv())
+            beside = conv(strides, (1, 1)) if strides else stax.Identity()
+            layers.append(stax.serial(stax.FanOut(2), stax.parallel(beside, branch), stax.FanInSum()))
+    return stax.serial(*layers, stax.Relu(), stax.GlobalAvgPool(), stax.Dense(10, W_std=W))
+
+
+def of_images(n, net):
+    x1, x2 = (jnp.asarray(images(n, seed)) for seed in (0, 1))
+    kernel = jax.jit(partial(net[2], get="ntk"))
+    return lambda: jax.block_until_ready(kernel(x1, x2)), lambda k: {"sample": sample(k)}
+
+
 JOBS = {
+    "cnn-5": lambda: of_images(4, plain(5, stax.GlobalAvgPool)),
+    "cnn-20": lambda: of_images(2, plain(20, stax.GlobalAvgPool)),
+    "myrtle-5": lambda: of_images(4, myrtle()),
+    "flatten-5": lambda: of_images(64, plain(5, stax.Flatten)),
+    "resnet-18": lambda: of_images(2, resnet()),
     "relu-3": lambda: ntk(4096, 3, "relu"),
     "relu-10": lambda: ntk(4096, 10, "relu"),
     "tanh-3": lambda: ntk(1024, 3, "tanh"),

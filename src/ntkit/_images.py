@@ -4,7 +4,6 @@ Within a pair a stage of the network goes displacement by displacement through a
 stays in the processor's cache; pairs follow each other for the same reason. See docs/architecture.md.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from ntkit.nn import Covariance, Layer
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
-from ntkit.nn._stages import Plan, Stage, chunks, pairs_of_pixels, plan
+from ntkit.nn._stages import Plan, Stage, chunks, plan
 
 # Pairs of pixels worked on at a time, per array: some arrays of this size fit into a core's second cache.
 TARGET = 1 << 15
@@ -31,7 +30,7 @@ Start = dict[str, Array]  # what a stage needs of one image: its variances, the 
 
 
 def image_laws(net: Layer, x1: Images, x2: Others | None, *, variances: bool) -> tuple[Covariance, Layer]:
-    """The law of all pairs where the pixels end, and the layers behind: `xx` (n,), `yy` (m,), `xy`, `ntk`, `gap` (n, m).
+    """The law of all pairs where the pixels end (`xx` (n,), `yy` (m,), the others (n, m)), and the layers behind.
 
     Without `variances`, those at the end (and the gap) are not computed: 0.
     """
@@ -66,15 +65,24 @@ def image_diagonal(net: Layer, x: Images) -> tuple[Covariance, Layer]:
 
 def _with_gaps(law: Covariance) -> Covariance:
     def gap(xx: Array, xy: Array, yy: Array) -> Array:
-        return gapped(Covariance(xx, xy, yy, xy, None, law.width)).gap
+        return gapped(Covariance(xx, xy, yy, xy, xy, law.width)).gap
 
     over_columns = jax.vmap(gap, (None, 0, 0))
     return law.replace(gap=jax.vmap(over_columns, (0, 0, None))(law.xx, law.xy, law.yy))
 
 
+def pairs_of_pixels(net: Layer, shape: tuple[int, ...]) -> int:
+    """How many pairs of pixels a pair of images of a shape (*space, channels) has, where the network looks at most."""
+    return _most(plan(net, (1, *shape)))
+
+
+def _most(how: Plan) -> int:
+    return max(stage.space.pairs for stage in how.stages)
+
+
 def _together(how: Plan, n: int) -> int | None:
     """So many pairs at a time that small ones fill the cache, too."""
-    most = max(pairs_of_pixels(stage.space) for stage in how.stages)
+    most = _most(how)
     batch = min(n, TARGET // most)
     return batch if batch > 1 else None
 
@@ -88,7 +96,8 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
         before: Space | None = None
         for k, stage in enumerate(how.stages):
             if k:
-                assert arrays is not None and before is not None
+                assert arrays is not None
+                assert before is not None
                 starts.append({"xx": _diagonal_of(arrays[0], before)})
             start = starts[-1]
             run = _Run(stage, start, arrays, before, one=True)
@@ -99,7 +108,8 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
             arrays = run(run.left(start), run.right(start), arrays)
             before = run.after
         if not end:
-            return starts, (jnp.zeros((), x.dtype),) * 2
+            none = jnp.zeros((), x.dtype)
+            return starts, (none, none)
         assert arrays is not None
         return starts, arrays
 
@@ -140,7 +150,10 @@ def _of_images(x: Array, y: Array, space: Space) -> Array:
         return jnp.sum(x[front] * space.view(y), axis=-1) / channels
     seen = lax.optimization_barrier([space.view(y[..., c]) for c in range(channels)])
     products = [x[..., c][front] * of_y for c, of_y in enumerate(seen)]
-    return sum(products[1:], products[0]) / channels
+    total = products[0]
+    for product in products[1:]:
+        total = total + product
+    return total / channels
 
 
 class _Run:
@@ -159,8 +172,8 @@ class _Run:
         self.after: Space | None = None
         planes = None if like is None else jax.eval_shape(self.reframed, tuple(like))
         pair = self._one_chunk(planes, start["xx"].dtype)
-        self._parts = sides(self._law, start, start, pair)
-        assert set(self._parts.place) == {PAIR}
+        self._parts = None if one else sides(self._law, start, start, pair)
+        assert self._parts is None or set(self._parts.place) == {PAIR}
         self.out = jax.eval_shape(self._abstract, start, planes)
 
     def _abstract(self, start: Any, planes: Planes | None) -> Planes:
@@ -170,12 +183,19 @@ class _Run:
         """(xy, ntk) behind the stage, from those before it."""
         return self._loop(0, [], left, right, None if arrays is None else self.reframed(arrays))
 
-    def left(self, start: Start) -> list[Array]:
+    def left(self, start: Start) -> Any:
         """What is read of x."""
-        return self._parts.left(start)[0]
+        return start if self._parts is None else self._parts.left(start)[0]
 
-    def right(self, start: Start) -> list[Array]:
-        return self._parts.right(start)[0]
+    def right(self, start: Start) -> Any:
+        return start if self._parts is None else self._parts.right(start)[0]
+
+    def _turn(self, left: Any, right: Any, pair: Any) -> Planes:
+        """At the displacements of one turn of the loop."""
+        if self._parts is None:
+            return self._law(left, right, pair)
+        xy, ntk = self._parts.rest(left, right, pair)
+        return xy, ntk
 
     def images(self, start: Start) -> Array:
         """The covariances of an image with itself, before a first stage."""
@@ -209,7 +229,7 @@ class _Run:
         else:
             xy, ntk = pair[1]
         width = self.stage.shape[-1]
-        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, None, width, self.one, space))
+        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space))
         if "planes" in of_x and not self.one:
             law = law.replace(selves=(self._self(of_x, space), self._self(of_y, space)))
         out = behind(self.stage.layer, law)
@@ -219,7 +239,8 @@ class _Run:
 
     def _self(self, of: Start, space: Space) -> Covariance:
         none = jnp.zeros((), of["xx"].dtype)
-        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, None, self.stage.shape[-1], True, space))
+        width = self.stage.shape[-1]
+        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space))
 
     def _known(self, out: Space) -> Space:
         """With the displacements of all turns of the loop; a stride divides them, as it does the frame."""
@@ -233,7 +254,7 @@ class _Run:
 
     def _loop(self, axis: int, ds: list[Array | None], left: Any, right: Any, planes: Planes | None) -> Planes:
         if axis == len(self._grid):
-            return tuple(self._parts.rest(left, right, (tuple(ds), planes)))  # pyright: ignore
+            return self._turn(left, right, (tuple(ds), planes))
         count, size = self._grid[axis], self._chunks[axis]
         if count == 1:
             return self._loop(axis + 1, [*ds, None], left, right, planes)

@@ -25,7 +25,8 @@ def check_batches(x1: Array, x2: Array | None) -> None:
         if jnp.ndim(x) < 2:
             hint = f" For a single example pass `{name}[None, :]`." if jnp.ndim(x) == 1 else ""
             raise InputError(
-                f"`{name}` must have shape (n, features), or (n, space..., channels), but has shape {jnp.shape(x)}.{hint}"
+                f"`{name}` must have shape (n, features), or (n, space..., channels), but has shape "
+                f"{jnp.shape(x)}.{hint}"
             )
         check_dtype(name, x)
         if 0 in x.shape[1:]:

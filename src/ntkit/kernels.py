@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit._check import as_host_array, check_dtype, check_finite, is_float
-from ntkit._images import image_diagonal, image_laws
+from ntkit._images import image_diagonal, image_laws, pairs_of_pixels
 from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
@@ -116,6 +116,10 @@ class OfNetwork(Kernel):
             raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
         self.net.check(Signal.data())
 
+    def weight(self, shape: tuple[int, ...]) -> int:
+        """Pairs of numbers in a pair of examples of a shape: 1 for rows, pixels times displacements for images."""
+        return pairs_of_pixels(self.net, shape) if len(shape) > 1 else 1
+
     def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
         return _values(self.net, *_arrays(x1, x2), names)
 
@@ -142,7 +146,10 @@ def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
         exact, net = _widened(x), jax.tree.map(_widened, net)
-        law, tail = image_diagonal(net, exact) if x.ndim > 2 else (Covariance.of_one(variances(exact), x.shape[-1]), net)
+        if x.ndim > 2:
+            law, tail = image_diagonal(net, exact)
+        else:
+            law, tail = Covariance.of_one(variances(exact), x.shape[-1]), net
         law = _behind(tail, law, _over_examples)
         return tuple(getattr(law, name).astype(x.dtype) for name in names)
 

@@ -36,21 +36,59 @@ def networks():
     yield "global", "image", stax.serial(conv((3, 3)), relu(), conv((3, 3)), relu(), pooled(), dense())
     yield "global, then deep", "image", stax.serial(conv((3, 3)), relu(), pooled(), dense(), relu(), dense())
     yield "global sum", "image", stax.serial(conv((3, 2)), relu(), stax.GlobalSumPool(), dense())
-    yield "valid", "square", stax.serial(conv((3, 2), padding="VALID"), relu(), conv((2, 3), padding="VALID"), erf(), pooled(), dense())
-    yield "circular", "square", stax.serial(conv((3, 3), padding="CIRCULAR"), relu(), conv((5, 3), padding="CIRCULAR"), relu(), pooled(), dense())
-    yield "strides", "square", stax.serial(conv((3, 3), (2, 2)), relu(), conv((2, 3), (2, 1)), relu(), pooled(), dense())
+    yield (
+        "valid",
+        "square",
+        stax.serial(conv((3, 2), padding="VALID"), relu(), conv((2, 3), padding="VALID"), erf(), pooled(), dense()),
+    )
+    yield (
+        "circular",
+        "square",
+        stax.serial(
+            conv((3, 3), padding="CIRCULAR"), relu(), conv((5, 3), padding="CIRCULAR"), relu(), pooled(), dense()
+        ),
+    )
+    yield (
+        "strides",
+        "square",
+        stax.serial(conv((3, 3), (2, 2)), relu(), conv((2, 3), (2, 1)), relu(), pooled(), dense()),
+    )
     yield "strides, odd", "image", stax.serial(conv((3, 3), (4, 3)), relu(), conv((3, 3)), relu(), pooled(), dense())
-    yield "strides, valid", "image", stax.serial(conv((3, 3), (2, 2), "VALID"), relu(), conv((1, 2)), relu(), pooled(), dense())
-    yield "valid, then circular", "image", stax.serial(conv((3, 3), padding="VALID"), relu(), conv((3, 3), padding="CIRCULAR"), relu(), pooled(), dense())
+    yield (
+        "strides, valid",
+        "image",
+        stax.serial(conv((3, 3), (2, 2), "VALID"), relu(), conv((1, 2)), relu(), pooled(), dense()),
+    )
+    yield (
+        "valid, then circular",
+        "image",
+        stax.serial(conv((3, 3), padding="VALID"), relu(), conv((3, 3), padding="CIRCULAR"), relu(), pooled(), dense()),
+    )
     pool = stax.serial(conv((3, 3)), relu(), stax.AvgPool((2, 2), (2, 2)), conv((3, 3)), relu())
     yield "average pooling", "square", stax.serial(pool, pooled(), dense())
     yield "average pooling, flatten", "square", stax.serial(pool, flat(), dense())
-    yield "sum pooling, then relu", "square", stax.serial(conv((3, 3)), stax.SumPool((4, 2), (2, 2)), relu(), conv((3, 3)), relu(), flat(), dense())
-    yield "overlapping", "image", stax.serial(conv((3, 3)), relu(), stax.AvgPool((3, 3), (1, 1), "SAME"), flat(), dense())
-    yield "overlapping, circular", "image", stax.serial(conv((3, 3)), relu(), stax.AvgPool((3, 3), (1, 1), "CIRCULAR"), flat(), dense())
+    yield (
+        "sum pooling, then relu",
+        "square",
+        stax.serial(conv((3, 3)), stax.SumPool((4, 2), (2, 2)), relu(), conv((3, 3)), relu(), flat(), dense()),
+    )
+    yield (
+        "overlapping",
+        "image",
+        stax.serial(conv((3, 3)), relu(), stax.AvgPool((3, 3), (1, 1), "SAME"), flat(), dense()),
+    )
+    yield (
+        "overlapping, circular",
+        "image",
+        stax.serial(conv((3, 3)), relu(), stax.AvgPool((3, 3), (1, 1), "CIRCULAR"), flat(), dense()),
+    )
     deconv = lambda padding: stax.ConvTranspose(16, (3, 3), (2, 2), padding, W_std=1.3, b_std=0.2)  # noqa: E731
     for padding in ("SAME", "VALID", "CIRCULAR"):
-        yield f"transposed, {padding}", "image", stax.serial(deconv(padding), relu(), conv((3, 3)), relu(), pooled(), dense())
+        yield (
+            f"transposed, {padding}",
+            "image",
+            stax.serial(deconv(padding), relu(), conv((3, 3)), relu(), pooled(), dense()),
+        )
     yield "transposed, flatten", "image", stax.serial(conv((3, 3)), relu(), deconv("SAME"), relu(), flat(), dense())
     yield "one dimension", "line", stax.serial(conv((3,)), relu(), conv((4,), (2,)), erf(), pooled(), dense())
     yield "three dimensions", "volume", stax.serial(conv((2, 3, 3)), relu(), conv((3, 1, 3)), relu(), pooled(), dense())
@@ -58,18 +96,41 @@ def networks():
     residual = stax.serial(stax.FanOut(2), stax.parallel(stax.Identity(), branch), stax.FanInSum())
     yield "residual", "image", stax.serial(conv((3, 3)), residual, relu(), pooled(), dense())
     down = stax.serial(
-        stax.FanOut(2), stax.parallel(conv((1, 1), (2, 2)), stax.serial(relu(), conv((3, 3), (2, 2)), relu(), conv((3, 3)))), stax.FanInSum()
+        stax.FanOut(2),
+        stax.parallel(conv((1, 1), (2, 2)), stax.serial(relu(), conv((3, 3), (2, 2)), relu(), conv((3, 3)))),
+        stax.FanInSum(),
     )
     yield "residual, strided", "square", stax.serial(conv((3, 3)), down, relu(), pooled(), dense())
     shortcut = stax.serial(
-        stax.FanOut(2), stax.parallel(stax.AvgPool((2, 2), (2, 2)), stax.serial(relu(), conv((3, 3), (2, 2)))), stax.FanInSum()
+        stax.FanOut(2),
+        stax.parallel(stax.AvgPool((2, 2), (2, 2)), stax.serial(relu(), conv((3, 3), (2, 2)))),
+        stax.FanInSum(),
     )
-    yield "residual, pooled", "square", stax.serial(conv((3, 3)), shortcut, relu(), conv((3, 3)), relu(), pooled(), dense())
+    yield (
+        "residual, pooled",
+        "square",
+        stax.serial(conv((3, 3)), shortcut, relu(), conv((3, 3)), relu(), pooled(), dense()),
+    )
     yield "layer norm", "image", stax.serial(conv((3, 3)), stax.LayerNorm(), relu(), pooled(), dense())
     yield "erf, sin", "image", stax.serial(conv((3, 3)), erf(), conv((3, 3)), stax.Sin(), pooled(), dense())
-    yield "gelu, gaussian", "image", stax.serial(conv((3, 3)), stax.Gelu(), conv((3, 3)), stax.Gaussian(), flat(), dense())
-    standard = dict(parameterization="standard", s=(1, 1))
-    yield "standard", "image", stax.serial(conv((3, 3), **standard), relu(), conv((3, 3), **standard), relu(), pooled(), stax.Dense(1, W_std=1.1, b_std=0.3, **standard))
+    yield (
+        "gelu, gaussian",
+        "image",
+        stax.serial(conv((3, 3)), stax.Gelu(), conv((3, 3)), stax.Gaussian(), flat(), dense()),
+    )
+    standard = {"parameterization": "standard", "s": (1, 1)}
+    yield (
+        "standard",
+        "image",
+        stax.serial(
+            conv((3, 3), **standard),
+            relu(),
+            conv((3, 3), **standard),
+            relu(),
+            pooled(),
+            stax.Dense(1, W_std=1.1, b_std=0.3, **standard),
+        ),
+    )
 
 
 def main():

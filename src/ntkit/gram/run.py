@@ -163,6 +163,11 @@ class _Job:
         if self.sides is not None:
             return self._plan(self.sides)
         most = PAIRS if self.device.platform == "cpu" else PAIRS_ON_ACCELERATOR
+        weigh = getattr(self.kernel, "weight", None)
+        if weigh is not None and (weight := weigh(self.x1.shape[1:])) > 1:
+            # Of images a pair may take a second: then every core should have its tiles.
+            everything = len(self.x1) * len(self.columns)
+            most = max(1, min(most // weight, everything // (2 * cores())))
         row = int(np.prod(self.x1.shape[1:])) * self.dtype.itemsize
         return self._planned(pairs_within(self.budget, row, self.dtype.itemsize, most))
 

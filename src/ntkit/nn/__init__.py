@@ -1,5 +1,6 @@
 """Layers. Each is one object with two readings: a finite network, and its infinitely wide limit."""
 
+from ntkit.nn import presets
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Layer, Signal
 from ntkit.nn.activations import (
@@ -73,4 +74,5 @@ __all__ = [
     "Tanh",
     "activation",
     "mlp",
+    "presets",
 ]

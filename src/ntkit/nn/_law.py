@@ -52,16 +52,18 @@ class Covariance(eqx.Module):
 
     Of images the arrays hold pixels: see `_planes`. There `xx` and `yy` are maps of one image, (1 ... 1, P...), and of
     `one` image the diagonal is displacement 0. Behind a layer that mixes displacements the variances of x and of y
-    follow from all covariances within x and within y: then `selves` carries those two laws along.
+    follow from all covariances within x and within y: then `selves` carries those two laws along. `gap_known` says
+    that `gap` is what it should be; `gapped` computes it of the other numbers.
     """
 
     xx: Float[Array, "..."]
     xy: Float[Array, "..."]
     yy: Float[Array, "..."]
     ntk: Float[Array, "..."]
-    gap: Float[Array, "..."] | None
+    gap: Float[Array, "..."]
     width: int = eqx.field(static=True)
     one: bool = eqx.field(static=True, default=False)
+    gap_known: bool = eqx.field(static=True, default=True)
     space: Space | None = None
     selves: "tuple[Covariance, Covariance] | None" = None
 
@@ -73,7 +75,7 @@ class Covariance(eqx.Module):
     def replace(self, **fields: Any) -> "Covariance":
         """The same law with some of its arrays, or others of its fields, exchanged."""
         # Not `dataclasses.replace`, which costs a second in deep networks.
-        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "space", "selves")
+        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "space", "selves")
         values = [fields.pop(name, getattr(self, name)) for name in names]
         assert not fields, fields
         return Covariance(*values)

@@ -12,7 +12,7 @@ from ntkit.nn._law import Covariance
 
 Params = Any
 Shape = tuple[int, ...]
-Frames = tuple[int | None, ...]
+Frames = tuple[int, ...]
 Displacements = tuple[np.ndarray, ...]
 
 
@@ -76,7 +76,7 @@ class Layer(eqx.Module):
         return True
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
-        """The frames of its output for those of its input of a shape; None on an axis where it cannot be run in such a frame."""
+        """The frames of its output for those of its input of a shape; 0 on an axis where it cannot be run so."""
         return frames
 
     def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:

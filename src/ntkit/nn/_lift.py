@@ -1,4 +1,4 @@
-"""From a law of one pair of numbers to a law of two images: what a layer does to each pixel is written once, for one."""
+"""From a law of a pair of numbers to a law of two images: what a layer does to each pixel is written once, for one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,12 +32,12 @@ def with_selves(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
     left, right = (fn(*(selves[i] for selves in each)) for i in range(2))
     out = fn(*(law.replace(selves=None) for law in laws))
     out = out.replace(xx=left.xx, yy=right.xx)
-    return (gapped(out) if out.gap is None else out).replace(selves=(left, right))
+    return (out if out.gap_known else gapped(out)).replace(selves=(left, right))
 
 
 def gapped(cov: Covariance) -> Covariance:
     """The law with its gap, as far as its other numbers tell."""
-    cov = cov.replace(gap=jnp.zeros((), cov.xy.dtype))
+    cov = cov.replace(gap=jnp.zeros((), cov.xy.dtype), gap_known=True)
     return _lifted(with_gap, cov) if cov.space is not None else with_gap(cov)
 
 
@@ -119,11 +119,8 @@ def _of_pairs(fn: Callable[..., Covariance], space: Space, *laws: Covariance) ->
     # A variance that depends on nothing came with the pairs.
     xx, yy = (q[0] if at == PAIR else q for q, at in zip((xx, yy), parts.place, strict=False))
     maps = [q.reshape((1,) * space.rank + space.sizes) for q in (xx, yy)]
-    values = {name: _whole(value, at, space) for name, value, at in zip(NAMES, (xy, ntk, gap), parts.place[2:], strict=True)}
-    return {"xx": maps[0], "yy": maps[1], "width": width[0], **values}
-
-
-NAMES = ("xy", "ntk", "gap")
+    xy, ntk, gap = (_whole(a, at, space) for a, at in zip((xy, ntk, gap), parts.place[2:], strict=True))
+    return {"xx": maps[0], "yy": maps[1], "xy": xy, "ntk": ntk, "gap": gap, "width": width[0]}
 
 
 def _whole(value: Array, at: int, space: Space) -> Array:

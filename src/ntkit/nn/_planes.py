@@ -8,11 +8,11 @@ P_1 ... P_k).
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -34,6 +34,11 @@ class Space(eqx.Module):
     @property
     def rank(self) -> int:
         return len(self.sizes)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of pixels that are kept."""
+        return math.prod(len(d) for d in self.displacements) * math.prod(self.sizes)
 
     @property
     def alone(self) -> bool:
@@ -81,9 +86,9 @@ class Space(eqx.Module):
         beyond[place] = (0, frame - size)
         again = jnp.concatenate([jnp.pad(of_y, beyond), of_y], place)
         if isinstance(d, np.ndarray):
-            shifts = [lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d]
-            return jnp.stack(shifts)
-        return jax.vmap(lambda k: lax.dynamic_slice_in_dim(again, k, size, place))(d)
+            return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d])
+        # Not under vmap, where it is a gather, which XLA for CPU does number by number.
+        return jnp.stack([lax.dynamic_slice_in_dim(again, d[i], size, place) for i in range(len(d))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,17 +130,22 @@ def shared(planes: Array, space: Space, windows: Sequence[Window]) -> tuple[Arra
         return planes, _strided(space, windows)
     planes = _select(planes, space, windows)
     out = _strided(space, windows)
+    if all(window.taps == 1 for window in windows):
+        planes = in_memory(planes, space.rank)
     for axis, window in enumerate(windows):
         if window.taps == window.stride == 1 and not window.before and window.size == space.sizes[axis]:
             continue
-        terms = []
-        padded = _padded(planes, space, axis, window)
-        for f in range(window.taps):
-            term = _tap(padded, space, axis, window, f)
-            mask = _read_inside(space, out, axis, window, f)
-            terms.append(term if mask is None else term * _along2(mask, axis, space.rank).astype(planes.dtype))
-        planes = sum(terms[1:], terms[0]) / window.taps
-    return planes, out
+        masks = [_read_inside(space, out, axis, window, f) for f in range(window.taps)]
+        masks = [m if m is None else _along2(m, axis, space.rank).astype(planes.dtype) for m in masks]
+        planes = _summed(planes, window, space.sizes[axis], space.rank + axis, list(enumerate(masks)))
+    return planes / math.prod(window.taps for window in windows), out
+
+
+def in_memory(planes: Array, axis: int) -> Array:
+    """The same numbers, written down once; see `_padded`."""
+    edge = jnp.zeros_like(lax.slice_in_dim(planes, 0, 1, axis=axis))
+    longer = lax.optimization_barrier(jnp.concatenate([planes, edge], axis))
+    return lax.slice_in_dim(longer, 0, planes.shape[axis], axis=axis)
 
 
 def _strided(space: Space, windows: Sequence[Window]) -> Space:
@@ -159,26 +169,33 @@ def _select(planes: Array, space: Space, windows: Sequence[Window]) -> Array:
     return planes
 
 
-def _padded(planes: Array, space: Space, axis: int, window: Window) -> Array:
-    """Long enough for every tap: with zeros, or around the circle."""
-    size, place = space.sizes[axis], space.rank + axis
-    last = int(window.sources().max())
-    low, high = window.before, max(last - size + 1, 0)
+def _summed(planes: Array, window: Window, size: int, axis: int, taps: Sequence[tuple[int, Array | None]]) -> Array:
+    """The sum over some taps, each with its mask, of what they read along an axis of pixels."""
+    longer, total = _padded(planes, window, size, axis), None
+    for f, mask in taps:
+        start = f * window.dilation
+        term = lax.slice_in_dim(longer, start, start + (window.size - 1) * window.stride + 1, window.stride, axis)
+        term = term if mask is None else term * mask
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def _padded(planes: Array, window: Window, size: int, axis: int) -> Array:
+    """Long enough for every tap, in memory: else XLA fuses what comes before into each tap, and computes it so often.
+
+    It fuses through a mere barrier and through `lax.pad`, but makes a loop of its own for arrays that are joined.
+    """
+    low, high = window.before, max(int(window.sources().max()) - size + 1, 0)
     if window.circular:
-        index = np.arange(-low, size + high) % size
-        padded = _take(planes, index, place)
+        ends = (
+            _take(planes, np.arange(-low, 0) % size, axis),
+            _take(planes, np.arange(size, size + high) % size, axis),
+        )
     else:
-        widths = [(0, 0, 0)] * planes.ndim
-        widths[place] = (low, high, 0)
-        padded = lax.pad(planes, jnp.zeros((), planes.dtype), widths)
-    # Else XLA computes what comes before once per tap, since it fuses the padding into each of them.
-    return lax.optimization_barrier(padded)
-
-
-def _tap(padded: Array, space: Space, axis: int, window: Window, f: int) -> Array:
-    start = f * window.dilation
-    stop = start + (window.size - 1) * window.stride + 1
-    return lax.slice_in_dim(padded, start, stop, window.stride, space.rank + axis)
+        ends = tuple(jnp.zeros((*planes.shape[:axis], k, *planes.shape[axis + 1 :]), planes.dtype) for k in (low, high))
+    parts = [part for part in (ends[0], planes, ends[1]) if part.shape[axis]]
+    return lax.optimization_barrier(jnp.concatenate(parts, axis))
 
 
 def _read_inside(space: Space, out: Space, axis: int, window: Window, f: int) -> Any:
@@ -263,11 +280,10 @@ def _fixed_along(planes: Array, space: Space, out: Space, axis: int, window: Win
     known[space.displacements[axis]] = np.arange(len(space.displacements[axis]))
     # The side of x: of each pair (o, p'), kept at e = p' - stride o, the mean over f of K(stride o - before + f, p').
     between = np.unique((wanted[:, None] * window.stride + taps[None] - window.before) % frame)
-    padded = _padded(planes, space, axis, window)
     partial = []
     for f in range(window.taps):
         index = known[(between + window.before - taps[f]) % frame]
-        partial.append(_take(_tap(padded, space, axis, window, f), index, axis))
+        partial.append(_summed(_take(planes, index, axis), window, size, rank + axis, [(f, None)]))
     half = lax.optimization_barrier(sum(partial[1:], partial[0]) / window.taps)
     # The side of y: p' = stride o' - before + g, with o' = o + d.
     place = np.full(frame, -1)

@@ -30,7 +30,7 @@ def sides(fn: Callable[[Any, Any, Any], Any], x: PyTree, y: PyTree, pair: PyTree
     XLA would do the steps of x and y again for each pair: it moves nothing out of a loop, and recomputes what it fuses.
     """
     closed = jax.make_jaxpr(fn)(x, y, pair)
-    jaxpr = closed.jaxpr
+    jaxpr = _without_repetitions(closed.jaxpr)
     counts = [len(jax.tree.leaves(part)) for part in (x, y, pair)]
     own = [jaxpr.invars[: counts[0]], jaxpr.invars[counts[0] : sum(counts[:2])], jaxpr.invars[sum(counts[:2]) :]]
     depends = {var: mark for mark, group in zip((LEFT, RIGHT, PAIR), own, strict=True) for var in group}
@@ -47,12 +47,13 @@ def sides(fn: Callable[[Any, Any, Any], Any], x: PyTree, y: PyTree, pair: PyTree
         depends |= dict.fromkeys(eqn.outvars, of)
         groups[of].append(eqn)
     place = tuple(mark(var) or PAIR for var in jaxpr.outvars)
-    results = {of: [var for var, at in zip(jaxpr.outvars, place, strict=True) if at == of] for of in (LEFT, RIGHT, PAIR)}
+    placed = list(zip(jaxpr.outvars, place, strict=True))
+    results = {of: [var for var, at in placed if at == of] for of in (LEFT, RIGHT, PAIR)}
     pairs = _needed(groups[0] + groups[PAIR], results[PAIR])
     read = [var for eqn in pairs for var in eqn.invars] + results[PAIR]
     cut = {of: list(dict.fromkeys(var for var in read if mark(var) == of)) for of in (LEFT, RIGHT)}
 
-    def part(eqns: list[JaxprEqn], invars: list[Var], outvars: list[Any]) -> Callable[..., list[Array]]:
+    def part(eqns: list[JaxprEqn], invars: list[Any], outvars: list[Any]) -> Callable[..., list[Array]]:
         body = Jaxpr(
             jaxpr.constvars, invars, outvars, _needed(eqns, outvars), debug_info=jaxpr.debug_info.with_unknown_names()
         )
@@ -69,6 +70,38 @@ def sides(fn: Callable[[Any, Any, Any], Any], x: PyTree, y: PyTree, pair: PyTree
         lambda of_x, of_y, pair: rest(*of_x, *of_y, *jax.tree.leaves(pair)),
         place,
     )
+
+
+def _without_repetitions(jaxpr: Jaxpr) -> Jaxpr:
+    """Each step once: what is looked up for every pair should be few arrays."""
+    same: dict[Any, Any] = {}
+    known: dict[Any, list[Var]] = {}
+    eqns = []
+
+    def first(var: Any) -> Any:
+        return var if isinstance(var, Literal) else same.get(var, var)
+
+    for eqn in jaxpr.eqns:
+        invars = [first(var) for var in eqn.invars]
+        key = _key(eqn, invars)
+        if key is not None and key in known:
+            same |= dict(zip(eqn.outvars, known[key], strict=True))
+            continue
+        if key is not None:
+            known[key] = eqn.outvars
+        eqns.append(eqn.replace(invars=invars))
+    return jaxpr.replace(eqns=eqns, outvars=[first(var) for var in jaxpr.outvars])
+
+
+def _key(eqn: JaxprEqn, invars: list[Any]) -> Any:
+    """Equal for equal steps; None where that cannot be told."""
+    inputs = tuple((str(var.val), var.aval) if isinstance(var, Literal) else var for var in invars)
+    params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
+    try:
+        hash(key := (eqn.primitive, inputs, params))
+    except TypeError:
+        return None
+    return key if not eqn.effects else None
 
 
 def _needed(eqns: list[JaxprEqn], outvars: list[Any]) -> list[JaxprEqn]:

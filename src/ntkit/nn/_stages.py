@@ -1,8 +1,7 @@
-"""How a network of images is run: in stages, each in frames and with the displacements that the stages behind it read."""
+"""How a network of images is run: in stages, each in frames and with the displacements that those behind it read."""
 
 import dataclasses
 import math
-
 
 from ntkit.errors import InputError
 from ntkit.nn._layer import Displacements, Frames, Layer, Shape
@@ -15,7 +14,7 @@ LONGEST = 4
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A run of layers that keep each displacement to itself, or one that mixes them; either may end with the way out."""
+    """A run of layers that keep each displacement to itself, or one that mixes them; either may end with an exit."""
 
     layer: Sequential
     shape: Shape
@@ -91,7 +90,9 @@ def _framed(runs: list[_Run], shapes: list[Shape]) -> list[_Run]:
                     "strides must divide the size of a circular axis, and the branches of a sum must have one total "
                     "stride."
                 )
-            done.append(_Run(run.layers[:count], run.local, _frames(run.layers[:count], shapes[first])))
+            frames = _frames(run.layers[:count], shapes[first])
+            assert frames is not None
+            done.append(_Run(run.layers[:count], run.local, frames))
             run.layers, first = run.layers[count:], first + count
     return done
 
@@ -99,16 +100,16 @@ def _framed(runs: list[_Run], shapes: list[Shape]) -> list[_Run]:
 def _frames(layers: list[Layer], shape: Shape) -> Frames | None:
     """The shortest frames that layers can be run in."""
     sizes = shape[1:-1]
-    found: list[int | None] = [None] * len(sizes)
+    found = [0] * len(sizes)
     for more in range(LONGEST * max(sizes) + 8):
-        tried = tuple(size + more if known is None else known for size, known in zip(sizes, found, strict=True))
+        tried = tuple(known or size + more for size, known in zip(sizes, found, strict=True))
         after, at = tried, shape
         for layer in layers:
             if layer.exits:
                 break
             after, at = layer.frames(at, after), layer.shape(at)
-        found = [t if a is not None else known for t, a, known in zip(tried, after, found, strict=True)]
-        if None not in found:
+        found = [t if a else known for t, a, known in zip(tried, after, found, strict=True)]
+        if all(found):
             return tuple(found)
     return None
 
@@ -150,9 +151,3 @@ def chunks(space: Space, target: int) -> tuple[int, ...]:
         if size > 1:
             return (*each, *counts[axis + 1 :])
     return tuple(each)
-
-
-def pairs_of_pixels(space: Space) -> int:
-    return math.prod(len(d) for d in space.displacements) * math.prod(space.sizes)
-
-

@@ -18,7 +18,8 @@ def positive_sizes(owner: str, name: str, value: Any, rank: int) -> tuple[int, .
     whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1 for v in values)
     if len(values) != rank or not whole:
         raise InputError(
-            f"`{name}` of `{owner}` must be a positive whole number, or {rank} of them, one per spatial axis; got {value!r}."
+            f"`{name}` of `{owner}` must be a positive whole number, or {rank} of them, one per spatial axis; "
+            f"got {value!r}."
         )
     return tuple(int(v) for v in values)
 
@@ -29,8 +30,8 @@ def per_axis(
     """The window, its strides and its padding, checked."""
     if not isinstance(filter_shape, (tuple, list)) or not 1 <= len(filter_shape) <= MOST_AXES:
         raise InputError(
-            f"`{name}` of `{owner}` must be a tuple of 1 to {MOST_AXES} sizes, one per spatial axis, such as (3, 3) for "
-            f"images; got {filter_shape!r}."
+            f"`{name}` of `{owner}` must be a tuple of 1 to {MOST_AXES} sizes, one per spatial axis, such as (3, 3) "
+            f"for images; got {filter_shape!r}."
         )
     taps = positive_sizes(owner, name, filter_shape, len(filter_shape))
     return taps, positive_sizes(owner, "strides", strides, len(taps)), checked_padding(owner, padding, len(taps))
@@ -45,8 +46,8 @@ def checked_padding(owner: str, padding: Any, rank: int) -> Padding:
         pairs = ()
     if len(pairs) != rank or min(min(pair) for pair in pairs) < 0:
         raise InputError(
-            f'`padding` of `{owner}` must be "SAME", "VALID", "CIRCULAR", or {rank} pairs (before, after) of numbers >= '
-            f"0; got {padding!r}."
+            f'`padding` of `{owner}` must be "SAME", "VALID", "CIRCULAR", or {rank} pairs (before, after) of numbers '
+            f">= 0; got {padding!r}."
         )
     return pairs
 
@@ -68,15 +69,15 @@ def windows_of(
 
 
 def strided_frames(windows: Sequence[Window], sizes: Sequence[int], frames: Frames) -> Frames:
-    """The frames behind windows; None on an axis where they do not divide, are too short, or do not close a circle."""
+    """The frames behind windows; 0 on an axis where they do not divide, are too short, or do not close a circle."""
     return tuple(_strided(*each) for each in zip(windows, sizes, frames, strict=True))
 
 
-def _strided(window: Window, size: int, frame: int | None) -> int | None:
-    if frame is None or frame % window.stride or (window.circular and frame != size):
-        return None
+def _strided(window: Window, size: int, frame: int) -> int:
+    if frame % window.stride or (window.circular and frame != size):
+        return 0
     out = frame // window.stride
-    return out if out >= window.size else None
+    return out if out >= window.size else 0
 
 
 def strided_wanted(windows: Sequence[Window], frames: Frames, wanted: Displacements) -> Displacements:

@@ -194,7 +194,7 @@ class Sum(Layer):
 
 def frames_of_branches(branches: tuple[Layer, ...], shape: Shape, frames: Frames) -> Frames:
     each = [branch.frames(shape, frames) for branch in branches]
-    return tuple(axis[0] if len(set(axis)) == 1 else None for axis in zip(*each, strict=True))
+    return tuple(axis[0] if len(set(axis)) == 1 else 0 for axis in zip(*each, strict=True))
 
 
 def wanted_by_branches(

@@ -79,9 +79,7 @@ class Conv(Weighted):
     def shape(self, shape: Shape) -> Shape:
         windows = self._windows(shape)
         if shape[-1] % self.groups:
-            raise InputError(
-                f"`groups` of `Conv` is {self.groups}, which does not divide its {shape[-1]} input channels."
-            )
+            raise InputError(f"`groups` of `Conv` is {self.groups}, which does not divide its {shape[-1]} channels.")
         return (shape[0], *(w.size for w in windows), self.width)
 
     def weights_shape(self, shape: Shape) -> Shape:
@@ -152,9 +150,9 @@ def around(x: Array, windows: list[Window]) -> tuple[Array, list[tuple[int, int]
 
 
 class ConvTranspose(Weighted):
-    """A transposed convolution: every input pixel spreads its filter over the output, `strides` apart (a deconvolution).
+    """A transposed convolution (deconvolution): every input pixel spreads its filter over the output, `strides` apart.
 
-    z'(o) = w_std / sqrt(n k) sum_f W_f z((o + f - before) / stride) + b_std b, over the taps where the quotient is whole.
+    z'(o) = w_std / sqrt(n k) sum_f W_f z((o + f - before) / stride) + b_std b, where the quotient is whole.
     The infinite reading is that of `Conv` with these sources: outputs whose distance is no multiple of the stride share
     nothing but the bias, which is the checkerboard (Jacot et al. 2019, "Freeze and Chaos", section 5).
 
@@ -242,7 +240,7 @@ class ConvTranspose(Weighted):
         return _filtered(self, cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, space=spread), windows)
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
-        spread = tuple(None if f is None else f * s for f, s in zip(frames, self.strides, strict=True))
+        spread = tuple(f * s for f, s in zip(frames, self.strides, strict=True))
         sizes = tuple(n * s for n, s in zip(shape[1:-1], self.strides, strict=True))
         return strided_frames(self._windows(shape), sizes, spread)
 
@@ -254,8 +252,8 @@ class ConvTranspose(Weighted):
 class LocalConv(Weighted):
     """A convolution without weight sharing: every output pixel has a filter and a bias of its own.
 
-    K'(p, p') is that of `Conv` for p = p', and 0 for other pairs of pixels (Novak et al. 2019): pooling finds nothing to
-    average. Arguments as for `Conv`.
+    K'(p, p') is that of `Conv` for p = p', and 0 for other pairs of pixels (Novak et al. 2019): pooling finds nothing
+    to average. Arguments as for `Conv`.
     """
 
     elementwise: ClassVar[bool] = False

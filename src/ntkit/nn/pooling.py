@@ -43,8 +43,8 @@ class Pooling(Layer):
         for size, k, s in zip(sizes, self.window_shape, self.strides, strict=True):
             if self.padding == "VALID" and size >= k and (size - k) % s:
                 raise InputError(
-                    f"Windows of {k} pixels, {s} apart, of `{self.name}` do not cover an axis of {size}: {(size - k) % s} "
-                    'would be left out. Crop the image, or use `padding="SAME"`.'
+                    f"Windows of {k} pixels, {s} apart, of `{self.name}` do not cover an axis of {size}: "
+                    f'{(size - k) % s} would be left out. Crop the image, or use `padding="SAME"`.'
                 )
         return windows_of(self.name, sizes, self.window_shape, self.strides, ones, self.padding)
 
@@ -86,24 +86,24 @@ def mixed(cov: Covariance) -> Covariance:
     if not cov.one:
         shape = () if cov.space is None else (1,) * cov.space.rank + cov.space.sizes
         unknown = jnp.zeros(shape, cov.xy.dtype)
-        return cov.replace(xx=unknown, yy=unknown, gap=None)
+        return cov.replace(xx=unknown, yy=unknown, gap=jnp.zeros((), cov.xy.dtype), gap_known=False)
     if cov.space is None:
         return cov.replace(xx=cov.xy, yy=cov.xy, gap=jnp.zeros_like(cov.xy))
     q = cov.xy
     for axis, d in enumerate(cov.space.displacements):
         here = int(np.flatnonzero(d == 0)[0])
         q = lax.slice_in_dim(q, here, here + 1, axis=axis)
-    return gapped(cov.replace(xx=q, yy=q, gap=None))
+    return gapped(cov.replace(xx=q, yy=q))
 
 
 class AvgPool(Pooling):
     """The mean over windows, `strides` apart.
 
-    K'(o, o') = 1/k^2 sum_f sum_g K(src_f(o), src_g(o')), and Theta' alike: windows mix all pairs of their pixels, so the
-    covariance of neighbouring pixels is needed before it. A Gaussian signal stays Gaussian.
+    K'(o, o') = 1/k^2 sum_f sum_g K(src_f(o), src_g(o')), and Theta' alike: windows mix all pairs of their pixels, so
+    the covariance of neighbouring pixels is needed before it. A Gaussian signal stays Gaussian.
 
-    **Arguments:** `window_shape`: pixels per spatial axis. `strides`: default the window itself. `padding`: as for `Conv`;
-    pixels outside the image are zeros that count in the mean. Under "VALID" the windows must cover the image.
+    **Arguments:** `window_shape`: pixels per spatial axis. `strides`: default the window itself. `padding`: as for
+    `Conv`; pixels outside the image are zeros that count in the mean. Under "VALID" the windows must cover the image.
     """
 
     window_shape: tuple[int, ...] = eqx.field(static=True)

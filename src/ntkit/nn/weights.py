@@ -1,4 +1,4 @@
-"""What layers with weights share: their law, their scale, the two parameterizations, and the law of a pair behind them."""
+"""What layers with weights share: their law, their scale, two parameterizations, and the law of a pair behind them."""
 
 import abc
 import math

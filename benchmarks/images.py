@@ -1,0 +1,98 @@
+"""`python benchmarks/images.py`: kernels of images against neural-tangents, interleaved in one run.
+
+Writes docs/benchmarks/images.md and images.json. How a row is measured: see run.py.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+from rich.progress import Progress
+from run import ROOT, Row, Worker, cpu_name, peer_python, verdict
+
+ROWS = [
+    Row("5 conv layers + global pooling, 16 pairs", "cnn-5", "neural-tangents", "cnn-5", 60, rounds=5),
+    Row("20 conv layers + global pooling, 4 pairs", "cnn-20", "neural-tangents", "cnn-20", 60, rounds=3),
+    Row("Myrtle-5, 16 pairs", "myrtle-5", "neural-tangents", "myrtle-5", 40, rounds=5),
+    Row("5 conv layers + Flatten, 64 x 64 images", "flatten-5", "neural-tangents", "flatten-5", 5, rounds=9),
+    Row("ResNet-18-like, 4 pairs", "resnet-18", "neural-tangents", "resnet-18", 30, rounds=3),
+    Row("gelu in place of relu, 5 conv + global pooling", "cnn-5-gelu", "ntkit", "cnn-5", 4, at_most=True, rounds=5),
+    Row("tanh in place of relu, 5 conv + global pooling", "cnn-5-tanh", "ntkit", "cnn-5", 4, at_most=True, rounds=5),
+]
+
+
+def measure(rows: list[Row], peer: Path) -> tuple[list[dict], dict]:
+    ours, theirs = Worker(sys.executable, "ntkit_images_worker.py"), Worker(peer, "neural_tangents_worker.py")
+    local = Worker(sys.executable, "ntkit_images_worker.py")
+    results = []
+    with Progress() as progress:
+        task = progress.add_task("rows", total=sum(row.rounds for row in rows))
+        for row in rows:
+            other = theirs if row.peer == "neural-tangents" else local
+            first, first_peer = ours.prepare(row.ours), other.prepare(row.theirs)
+            times = []
+            for _ in range(row.rounds):
+                times.append((ours.run(), other.run()))
+                progress.advance(task)
+            mine, peers = (statistics.median(column) for column in zip(*times, strict=True))
+            results.append(
+                dataclasses.asdict(row)
+                | {"seconds": mine, "peer_seconds": peers, "all": times, "ours_check": first["check"]}
+                | {"first": first["first"], "peer_first": first_peer["first"], "peer_check": first_peer["check"]}
+            )
+    versions = {"ntkit side": ours.versions, "neural-tangents side": theirs.versions}
+    for worker in (ours, theirs, local):
+        worker.close()
+    return results, versions
+
+
+def table(results: list[dict], versions: dict, cores: int) -> str:
+    lines = [
+        "# Networks of images: speed",
+        "",
+        f"Measured on {datetime.date.today()} by `python benchmarks/images.py`: {cores} CPU cores ({cpu_name()}), "
+        f"float32, Python {platform.python_version()}, images of 32 x 32 x 3. The systems of a row take turns in one "
+        "run; medians.",
+        "",
+        "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items())
+        + ".",
+        "",
+        "Ours is `ntkit.gram(theta, x1, x2)`: NumPy array out. `first` are the seconds of the first call, compilation "
+        "included. `error` is the largest deviation from our float64, relative.",
+        "",
+        "| work | ntkit | peer | time of the peer | ratio | target | first, ours and peer's | error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        ratio, target = verdict(row)
+        lines.append(
+            f"| {row['title']} | {1e3 * row['seconds']:.0f} ms | {row['peer']} | {1e3 * row['peer_seconds']:.0f} ms "
+            f"| {ratio} | {target} | {row['first']:.1f}, {row['peer_first']:.1f} s | {row['ours_check']['error']:.0e} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer-python", type=Path, help="an interpreter that has neural-tangents 0.6.5")
+    parser.add_argument("--only", help="run only the rows of these jobs, separated by commas")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
+    arguments = parser.parse_args()
+    rows = [row for row in ROWS if not arguments.only or row.ours in arguments.only.split(",")]
+    results, versions = measure(rows, arguments.peer_python or peer_python())
+    text = table(results, versions, len(os.sched_getaffinity(0)))
+    print(text)
+    if not arguments.only:
+        (arguments.out / "images.md").write_text(text)
+        record = {"rows": results, "versions": versions}
+        (arguments.out / "images.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
