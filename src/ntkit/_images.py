@@ -12,11 +12,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ntkit.nn import Covariance, Layer
+from ntkit.nn import Covariance, Identity, Layer
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
 from ntkit.nn._stages import Plan, Stage, chunks, plan
+from ntkit.nn.combinators import flat
+from ntkit.nn.weights import Weighted
 
 # Pairs of pixels worked on at a time, per array: some arrays of this size fit into a core's second cache.
 TARGET = 1 << 15
@@ -29,12 +31,13 @@ Planes = tuple[Array, Array]  # xy and ntk
 Start = dict[str, Array]  # what a stage needs of one image: its variances, the image itself, or its own covariances
 
 
-def image_laws(net: Layer, x1: Images, x2: Others | None, *, variances: bool) -> tuple[Covariance, Layer]:
+def image_laws(net: Layer, x1: Images, x2: Others | None) -> tuple[Covariance, Layer]:
     """The law of all pairs where the pixels end (`xx` (n,), `yy` (m,), the others (n, m)), and the layers behind.
 
-    Without `variances`, those at the end (and the gap) are not computed: 0.
+    Where only layers of weights follow, which read no variances, these and the gap are not computed: 0.
     """
     how = plan(net, (1, *x1.shape[1:]))
+    variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
     starts1, rows = _own(how, x1, variances)
     starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances)
     runs = _runs(how, _of_first(starts1), one=False)

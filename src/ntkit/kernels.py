@@ -132,7 +132,7 @@ class OfNetwork(Kernel):
 def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The arrays of those names, of the law behind the network at all pairs."""
     if x1.ndim > 2:
-        law, tail = image_laws(net, x1, x2, variances=True)
+        law, tail = image_laws(net, x1, x2)
         law = _behind(tail, law, _over_pairs)
     else:
         law = _behind(net, pair_laws(x1, x2), _over_pairs)

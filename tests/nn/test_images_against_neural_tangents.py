@@ -110,7 +110,7 @@ def test_a_loop_over_displacements_changes_nothing(name, x64, monkeypatch):
     x1, x2 = (jnp.asarray(REFERENCE[f"{shape}/{i}"]) for i in (1, 2))
 
     def law():
-        return jax.jit(lambda: image_laws(net, x1, x2, variances=True)[0])()
+        return jax.jit(lambda: image_laws(net, x1, x2)[0])()
 
     at_once = law()
     monkeypatch.setattr(_images, "TARGET", 40)

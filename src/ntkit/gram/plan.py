@@ -10,6 +10,8 @@ Kind = Literal["plain", "diagonal", "mirrored"]
 # 1 MiB of L2 each: sides of 512 and 1024 take 0.7 of the time of one side-4096 tile, 256 loses in the matrix product,
 # 2048 in the cache and in the half of the diagonal tiles that is computed for nothing.
 PAIRS = 512 * 512
+# Pairs of pixels: so many times as many pass through a tile's loops, which keep to the cache by themselves.
+MORE = 256
 # An accelerator wants larger pieces; not measured.
 PAIRS_ON_ACCELERATOR = 4096 * 4096
 # Tiles across a symmetric result: a tile on the diagonal is computed in full, half of it for nothing, so that one tile

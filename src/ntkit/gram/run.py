@@ -15,7 +15,7 @@ import numpy as np
 from ntkit._check import HostArray, check_inputs, check_same_features, format_bytes, parse_memory
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram.identity import identity
-from ntkit.gram.plan import PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
+from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
 from ntkit.gram.progress import GLANCE, Meter, Progress
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
@@ -165,9 +165,10 @@ class _Job:
         most = PAIRS if self.device.platform == "cpu" else PAIRS_ON_ACCELERATOR
         weigh = getattr(self.kernel, "weight", None)
         if weigh is not None and (weight := weigh(self.x1.shape[1:])) > 1:
-            # Of images a pair may take a second: then every core should have its tiles.
+            # Of images a pair may take a second: then every core should have its tiles. But what is done once per image
+            # is done once per tile.
             everything = len(self.x1) * len(self.columns)
-            most = max(1, min(most // weight, everything // (2 * cores())))
+            most = max(1, min(PAIRS * MORE // weight, everything // cores()))
         row = int(np.prod(self.x1.shape[1:])) * self.dtype.itemsize
         return self._planned(pairs_within(self.budget, row, self.dtype.itemsize, most))
 

@@ -73,16 +73,22 @@ def _of_one(fn: Callable[..., Covariance], space: Space, *laws: Covariance) -> d
         width.append(out.width)
         return out.xx, out.ntk
 
-    shape = _shape(space)
-    flat = [_flat_planes(law.ntk, space) for law in laws]
-    axes = [0 if ntk.ndim else None for ntk in flat]
-    over_pixels = jax.vmap(number, (axes, 0))
-    q, ntk = jax.vmap(over_pixels, (axes, None), (None, 0), axis_size=_count(space))(
-        flat, [_flat_map(law.xx) for law in laws]
-    )
+    ntks = [law.ntk for law in laws]
+    axes = [0 if ntk.ndim else None for ntk in ntks]
+    over = _over_pixels(number, space.rank, (axes, 0))
+    for d in reversed(space.displacements):
+        over = jax.vmap(over, (axes, None), (None, 0), axis_size=len(d))
+    q, ntk = over(ntks, [_map(law.xx) for law in laws])
     q = q.reshape((1,) * space.rank + space.sizes)
-    xy = jnp.broadcast_to(q, shape)
-    return {"xx": q, "xy": xy, "yy": q, "ntk": ntk.reshape(shape), "gap": jnp.zeros_like(xy), "width": width[0]}
+    xy = jnp.broadcast_to(q, _shape(space))
+    return {"xx": q, "xy": xy, "yy": q, "ntk": ntk, "gap": jnp.zeros_like(xy), "width": width[0]}
+
+
+def _over_pixels(number: Callable[..., Any], rank: int, axes: Any) -> Callable[..., Any]:
+    """Of every pixel. Axis by axis: where they are one axis, XLA's loops divide to find the pixel's neighbours."""
+    for _ in range(rank):
+        number = jax.vmap(number, axes)
+    return number
 
 
 def _where_diagonal(space: Space, same: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Any]:
@@ -106,50 +112,34 @@ def _of_pairs(fn: Callable[..., Covariance], space: Space, *laws: Covariance) ->
     like = jax.ShapeDtypeStruct((), laws[0].xy.dtype)
     numbers = [like] * len(laws)
     parts = sides(number, numbers, numbers, [(like,) * 3] * len(laws))
-    left, of_x = jax.vmap(parts.left)([_flat_map(law.xx) for law in laws])
-    right, of_y = jax.vmap(parts.right)([_flat_map(law.yy) for law in laws])
+    left, of_x = _over_pixels(parts.left, space.rank, 0)([_map(law.xx) for law in laws])
+    right, of_y = _over_pixels(parts.right, space.rank, 0)([_map(law.yy) for law in laws])
     # Else XLA computes them again for each displacement.
-    left, seen = lax.optimization_barrier((left, [_seen(space, feature) for feature in right]))
-    pair = [tuple(_flat_planes(a, space) for a in (law.xy, law.ntk, law.gap)) for law in laws]
+    left, seen = lax.optimization_barrier((left, [space.view(feature) for feature in right]))
+    pair = [(law.xy, law.ntk, law.gap) for law in laws]
     axes = [tuple(0 if a.ndim else None for a in arrays) for arrays in pair]
-    over_pixels = jax.vmap(parts.rest, (0, 0, axes))
-    of_pair = jax.vmap(over_pixels, (None, 0, axes))(left, seen, pair)
-    found = {LEFT: iter(of_x), RIGHT: iter(of_y), PAIR: iter(of_pair)}
+    over = _over_pixels(parts.rest, space.rank, (0, 0, axes))
+    for _ in range(space.rank):
+        over = jax.vmap(over, (None, 0, axes))
+    found = {LEFT: iter(of_x), RIGHT: iter(of_y), PAIR: iter(over(left, seen, pair))}
     xx, yy, xy, ntk, gap = (next(found[at]) for at in parts.place)
     # A variance that depends on nothing came with the pairs.
-    xx, yy = (q[0] if at == PAIR else q for q, at in zip((xx, yy), parts.place, strict=False))
-    maps = [q.reshape((1,) * space.rank + space.sizes) for q in (xx, yy)]
+    first = (0,) * space.rank
+    xx, yy = (q[first] if at == PAIR else q for q, at in zip((xx, yy), parts.place, strict=False))
+    xx, yy = (q.reshape((1,) * space.rank + space.sizes) for q in (xx, yy))
     xy, ntk, gap = (_whole(a, at, space) for a, at in zip((xy, ntk, gap), parts.place[2:], strict=True))
-    return {"xx": maps[0], "yy": maps[1], "xy": xy, "ntk": ntk, "gap": gap, "width": width[0]}
+    return {"xx": xx, "yy": yy, "xy": xy, "ntk": ntk, "gap": gap, "width": width[0]}
 
 
 def _whole(value: Array, at: int, space: Space) -> Array:
     """At every pair of pixels, also what depends on one of them alone."""
-    if at == RIGHT:
-        value = _seen(space, value)
-    return jnp.broadcast_to(value, (_count(space), value.shape[-1])).reshape(_shape(space))
+    return jnp.broadcast_to(space.view(value) if at == RIGHT else value, _shape(space))
 
 
-def _seen(space: Space, of_y: Array) -> Array:
-    """A feature of y at every pair of pixels, (D, P, rest...)."""
-    rest = of_y.shape[1:]
-    return space.view(of_y.reshape(space.sizes + rest)).reshape((_count(space), -1, *rest))
-
-
-def _count(space: Space) -> int:
-    total = 1
-    for d in space.displacements:
-        total *= len(d)
-    return total
+def _map(values: Array) -> Array:
+    """(1 ... 1, P...) to (P...)."""
+    return values.reshape(values.shape[values.ndim // 2 :])
 
 
 def _shape(space: Space) -> tuple[int, ...]:
     return (*(len(d) for d in space.displacements), *space.sizes)
-
-
-def _flat_map(values: Array) -> Array:
-    return values.reshape(-1)
-
-
-def _flat_planes(values: Array, space: Space) -> Array:
-    return values.reshape(_count(space), -1) if values.ndim else values
