@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.polynomial import chebyshev
 
-from ntkit.nn._law import safe_sqrt
+from ntkit.nn._law import safe_sqrt, size
 
 Scalars = Float[Array, "..."]
 
@@ -56,9 +56,26 @@ def acute(xx: Scalars, xy: Scalars, yy: Scalars, gap: Scalars) -> tuple[Scalars,
     w = gap * (a * b)  # sin^2(psi / 2), at most 1/2
     # Not safe_sqrt: the maximum, too, has derivative 0 at w = 0, and costs one instruction instead of three.
     chord = 2 * jnp.sqrt(jnp.maximum(w, jnp.finfo(w.dtype).tiny))
-    size = 8 if w.dtype.itemsize > 4 else 4
-    wedge = chord * w * _polynomial(_WEDGE_FIT[size], w)
-    return chord * _polynomial(_ASIN_FIT[size], w), roots[0] * roots[1], roots[0] * roots[1] * wedge
+    bytes = 8 if w.dtype.itemsize > 4 else 4
+    wedge = chord * w * _polynomial(_WEDGE_FIT[bytes], w)
+    return chord * _polynomial(_ASIN_FIT[bytes], w), roots[0] * roots[1], roots[0] * roots[1] * wedge
+
+
+def arctangent(rise: Scalars, run: Scalars) -> Scalars:
+    """atan(rise / run) for run > 0. Equivalent to `jnp.arctan2(rise, run)`, which XLA for CPU computes one by one, at
+    ten times the time."""
+    far = size(rise)
+    least = least_angle(jnp.minimum(far, run), jnp.maximum(far, run))
+    steep = jnp.where(far > run, math.pi / 2 - least, least)
+    return jnp.where(rise < 0, -steep, steep)
+
+
+def least_angle(low: Scalars, high: Scalars) -> Scalars:
+    """The same for 0 <= low <= high, 0 < high: at most pi / 4."""
+    ratio = low / high
+    square = ratio * ratio
+    w = square / (1 + square)  # sin^2 of it, at most 1/2
+    return ratio / jnp.sqrt(1 + square) * _polynomial(_ASIN_FIT[8 if w.dtype.itemsize > 4 else 4], w)
 
 
 def _polynomial(coefficients: tuple[float, ...], w: Scalars) -> Scalars:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ntkit.nn._law import Covariance, Scalar, is_zero, lost, not_negative, relative, safe_divide, safe_sqrt, size
 from ntkit.nn.activations import _arc
+from ntkit.nn.activations._angle import arctangent, least_angle
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 
 
@@ -58,7 +59,7 @@ class Erf(Nonlinearity):
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(2, xx, xy, yy, gap)
         root, rows = jnp.sqrt(pair.d), (_arc.Row.of(2 * xx), _arc.Row.of(2 * yy))
-        value = (2 / math.pi) * jnp.arctan2(2 * pair.c, root)
+        value = (2 / math.pi) * arctangent(2 * pair.c, root)
         derivative = (4 / math.pi) * pair.over / root
         loss = _arc.loss(*rows, pair.over, 2 * size(pair.c), root, 2 * gap * pair.over)
         top = safe_sqrt(self.diagonal(xx).value) * safe_sqrt(self.diagonal(yy).value)
@@ -89,7 +90,7 @@ class Gelu(Nonlinearity):
         root, far = jnp.sqrt(pair.d), size(pair.c)
         # One arctangent, of a number up to 1, for w = atan(|c| / sqrt(D)) and A = pi / 2 +- w, both to the last digit.
         steep = far > root
-        least = jnp.arctan2(jnp.minimum(far, root), jnp.maximum(far, root))
+        least = least_angle(jnp.minimum(far, root), jnp.maximum(far, root))
         w, small = jnp.where(steep, math.pi / 2 - least, least), least / (2 * math.pi)
         # As in `diagonal`: over many layers each rounding of A / 2 pi counts.
         turn = jnp.where(xy < 0, jnp.where(steep, small, 0.25 - small), jnp.where(steep, 0.5 - small, 0.25 + small))
