@@ -187,15 +187,21 @@ def _padded(planes: Array, window: Window, size: int, axis: int) -> Array:
     It fuses through a mere barrier and through `lax.pad`, but makes a loop of its own for arrays that are joined.
     """
     low, high = window.before, max(int(window.sources().max()) - size + 1, 0)
-    if window.circular:
-        ends = (
-            _take(planes, np.arange(-low, 0) % size, axis),
-            _take(planes, np.arange(size, size + high) % size, axis),
-        )
-    else:
-        ends = tuple(jnp.zeros((*planes.shape[:axis], k, *planes.shape[axis + 1 :]), planes.dtype) for k in (low, high))
-    parts = [part for part in (ends[0], planes, ends[1]) if part.shape[axis]]
+    parts = [planes]
+    if low:
+        parts.insert(0, _beside(planes, np.arange(-low, 0), window, axis))
+    if high:
+        parts.append(_beside(planes, np.arange(size, size + high), window, axis))
+    # An array of one part would be fused again.
+    parts = parts if len(parts) > 1 else [planes, _beside(planes, np.zeros(1, int), window, axis)]
     return lax.optimization_barrier(jnp.concatenate(parts, axis))
+
+
+def _beside(planes: Array, pixels: np.ndarray, window: Window, axis: int) -> Array:
+    """What stands outside the image: zeros, or around a circle the other end."""
+    if window.circular:
+        return _take(planes, pixels % planes.shape[axis], axis)
+    return jnp.zeros((*planes.shape[:axis], len(pixels), *planes.shape[axis + 1 :]), planes.dtype)
 
 
 def _read_inside(space: Space, out: Space, axis: int, window: Window, f: int) -> Any:
