@@ -8,6 +8,7 @@ import pytest
 
 import ntkit
 from ntkit import nn
+from ntkit.errors import InputError
 
 X = np.random.default_rng(5).standard_normal((4, 5))
 
@@ -79,3 +80,38 @@ def test_parameters_of_equal_branches_are_drawn_independently():
     both = nn.Sum(nn.Dense(4), nn.Dense(4))
     a, b = both.init(jax.random.key(0), (1, 4))
     assert not np.allclose(a["w"], b["w"])
+
+
+BRANCHES = {
+    "product": lambda: nn.Product(
+        nn.Sequential(nn.Dense(16, 1.3, 0.2), nn.Relu()), nn.Sequential(nn.Dense(16, 1.1), nn.Relu())
+    ),
+    "concat": lambda: nn.Concat(nn.Sequential(nn.Dense(8, 1.3, 0.2), nn.Relu()), nn.Dense(24, 1.1, 0.3)),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_products_and_channels_side_by_side_are_limits_of_finite_networks(name):
+    laws.is_limit_of_finite(nn.Sequential(BRANCHES[name](), nn.Dense(4, 1.1)), X[:3], 6000)
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_the_gaps_of_products_and_concatenations_are_their_own(name, x64):
+    # Behind a kink the gap decides: nearly parallel rows, against the same kernel by way of its plain numbers.
+    x = np.stack([X[0], X[0] + 1e-6 * X[1], X[1]])
+    kernel = ntkit.Both(nn.Sequential(BRANCHES[name](), nn.Dense(4, 1.1, 0.1), nn.Relu(), nn.Dense(1)))
+    laws.is_kernel(kernel, x)
+
+
+@pytest.mark.parametrize("owner", [nn.Product, nn.Concat])
+def test_an_activation_straight_behind_unlike_channels_is_refused(owner):
+    net = nn.Sequential(nn.Dense(8), owner(nn.Dense(8), nn.Sequential(nn.Relu(), nn.Dense(8))), nn.Relu(), nn.Dense(1))
+    with pytest.raises(InputError, match=f"follows `{owner.__name__}`"):
+        ntkit.NTK(net)
+
+
+def test_a_product_of_two_readings_of_one_signal_is_refused():
+    with pytest.raises(InputError, match="must be independent"):
+        ntkit.NTK(nn.Sequential(nn.Dense(8), nn.Product(nn.Relu(), nn.Erf()), nn.Dense(1)))
+    with pytest.raises(InputError, match="must agree in all axes but the channels"):
+        nn.Concat(nn.Conv(8, (3, 3)), nn.Conv(8, (3, 3), strides=2)).shape((1, 8, 8, 3))

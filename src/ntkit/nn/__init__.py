@@ -26,7 +26,7 @@ from ntkit.nn.activations import (
     Tanh,
     activation,
 )
-from ntkit.nn.combinators import Residual, Sequential, Sum
+from ntkit.nn.combinators import Concat, Product, Residual, Sequential, Sum
 from ntkit.nn.conv import Conv, ConvTranspose, LocalConv
 from ntkit.nn.dense import Dense
 from ntkit.nn.normalization import Dropout, LayerNorm
@@ -38,6 +38,7 @@ __all__ = [
     "Activation",
     "Affine",
     "AvgPool",
+    "Concat",
     "Conv",
     "ConvTranspose",
     "Cos",
@@ -59,6 +60,7 @@ __all__ = [
     "LocalAvgPool",
     "LocalConv",
     "Nonlinearity",
+    "Product",
     "Relu",
     "Residual",
     "Selu",

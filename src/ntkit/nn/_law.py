@@ -110,6 +110,16 @@ def add(first: Covariance, second: Covariance) -> Covariance:
     return first.replace(xx=xx, xy=first.xy + second.xy, yy=yy, ntk=ntk, gap=gap)
 
 
+def multiply(first: Covariance, second: Covariance) -> Covariance:
+    """The law of the product of two independent signals. Its gap s1 s2 - |k1 k2| is gap1 s2 + |k1| gap2."""
+    xx, yy, xy = first.xx * second.xx, first.yy * second.yy, first.xy * second.xy
+    ntk = first.ntk * second.xy + second.ntk * first.xy
+    if first.one and second.one:
+        return first.replace(xx=xx, xy=xx, yy=xx, ntk=ntk)
+    s2 = safe_sqrt(second.xx) * safe_sqrt(second.yy)
+    return first.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, gap=first.gap * s2 + size(first.xy) * second.gap)
+
+
 def lost(k1: Array, k2: Array) -> Array:
     """|k1| + |k2| - |k1 + k2| without cancellation; where a sign is undecided its derivative takes the side that
     `size` takes."""

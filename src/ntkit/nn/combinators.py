@@ -1,13 +1,15 @@
 """Layers made of layers: one after the other, or side by side."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
-from ntkit.nn._law import Covariance, add
+from ntkit.nn._law import Covariance, add, multiply
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
 from ntkit.nn._lift import behind, through
 from ntkit.nn.activations import Identity, Nonlinearity
@@ -125,48 +127,24 @@ class Sum(Layer):
     branches: tuple[Layer, ...]
 
     def __init__(self, *branches: Layer):
-        self.branches = _as_layers("Sum", branches)
-        if not branches:
-            raise InputError("`Sum` needs at least one branch; got none.")
+        self.branches = _as_branches("Sum", branches)
 
     def shape(self, shape: Shape) -> Shape:
-        shapes = [branch.shape(shape) for branch in self.branches]
-        if len(set(shapes)) > 1:
-            raise InputError(
-                f"The branches of `Sum` must have outputs of one shape; for inputs {shape} they are {shapes}."
-            )
-        return shapes[0]
+        return shape_of_branches("Sum", self.branches, shape)
 
     def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
-        self.shape(shape)
-        keys = jax.random.split(key, len(self.branches))
-        return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(self.branches, keys, strict=True))
+        return init_branches(self, key, shape, dtype)
 
     def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        keys = _split(key, len(self.branches))
-        outputs = [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)]
+        outputs = apply_branches(self.branches, params, x, key)
         return sum(outputs[1:], outputs[0])
 
     def propagate(self, cov: Covariance) -> Covariance:
-        laws = [behind(branch, cov) for branch in self.branches]
-        total = laws[0]
-        for law in laws[1:]:
-            total = through(add, total, law)
-        return total
+        return _folded(add, [behind(branch, cov) for branch in self.branches])
 
     def check(self, signal: Signal) -> Signal:
-        outs = [branch.check(signal.replace(fresh=False)) for branch in self.branches]
+        outs = independent_branches("Sum", self.branches, signal)
         names = " and ".join(f"`{b.name}`" for b in self.branches)
-        if len({out.infinite for out in outs}) > 1:
-            raise InputError(
-                f"`Sum` of {names}: a branch hands on the raw input, whose channels are finite in number, so that the "
-                "sum does not become Gaussian at infinite width. Put a `Dense` before the `Sum`."
-            )
-        if sum(not out.fresh for out in outs) > 1:
-            raise InputError(
-                f"`Sum` of {names}: at infinite width its branches must be independent, but more than one of them "
-                "reads the shared input without weights of its own. Put a `Dense` into all branches but one."
-            )
         if sum(not out.zero_mean for out in outs) > 1:
             raise InputError(
                 f"`Sum` of {names}: at infinite width all branches but one must have zero mean, but "
@@ -190,6 +168,173 @@ class Sum(Layer):
 
     def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
         return wanted_by_branches(self.branches, shape, frames, wanted)
+
+
+class Product(Layer):
+    """The product of branches that read the same input, channel by channel (gates).
+
+    The branches must be independent given the input's covariance, as for `Sum`; then for any means
+
+        K' = prod_i K_i,    Theta' = sum_i Theta_i prod_{j != i} K_j
+
+    and the product of two Gaussian signals is not Gaussian: a `Dense` or `Conv` must come before an activation.
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    branches: tuple[Layer, ...]
+
+    def __init__(self, *branches: Layer):
+        self.branches = _as_branches("Product", branches)
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape_of_branches("Product", self.branches, shape)
+
+    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
+        return init_branches(self, key, shape, dtype)
+
+    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+        outputs = apply_branches(self.branches, params, x, key)
+        total = outputs[0]
+        for output in outputs[1:]:
+            total = total * output
+        return total
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        return _folded(multiply, [behind(branch, cov) for branch in self.branches])
+
+    def check(self, signal: Signal) -> Signal:
+        outs = independent_branches("Product", self.branches, signal)
+        return Signal(
+            gaussian=len(outs) == 1 and outs[0].gaussian,
+            zero_mean=any(out.zero_mean for out in outs),
+            fresh=signal.fresh or all(out.fresh for out in outs),
+            infinite=all(out.infinite for out in outs),
+            source="`Product`",
+        )
+
+    @property
+    def local(self) -> bool:
+        return all(branch.local for branch in self.branches)
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        return frames_of_branches(self.branches, shape, frames)
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return wanted_by_branches(self.branches, shape, frames, wanted)
+
+
+class Concat(Layer):
+    """The channels of all branches, one after the other.
+
+    K' and Theta' are the means of those of the branches, weighted by their channels: their widths count, as in the
+    finite network. Channels of different laws are not one Gaussian signal: a `Dense` or `Conv` must come before an
+    activation; put activations into the branches.
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    branches: tuple[Layer, ...]
+
+    def __init__(self, *branches: Layer):
+        self.branches = _as_branches("Concat", branches)
+
+    def shape(self, shape: Shape) -> Shape:
+        shapes = [branch.shape(shape) for branch in self.branches]
+        if len({each[:-1] for each in shapes}) > 1:
+            raise InputError(
+                f"The branches of `Concat` must agree in all axes but the channels; for inputs {shape} they are "
+                f"{shapes}."
+            )
+        return (*shapes[0][:-1], sum(each[-1] for each in shapes))
+
+    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
+        return init_branches(self, key, shape, dtype)
+
+    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+        return jnp.concatenate(apply_branches(self.branches, params, x, key), axis=-1)
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        laws = [behind(branch, cov) for branch in self.branches]
+        width = sum(law.width for law in laws)
+
+        def weighted(law: Covariance) -> Covariance:
+            share = law.width / width
+            return law.scale(share, share, share)
+
+        return _folded(add, [through(weighted, law) for law in laws]).of_width(width)
+
+    def check(self, signal: Signal) -> Signal:
+        outs = [branch.check(signal) for branch in self.branches]
+        return Signal(
+            gaussian=len(outs) == 1 and outs[0].gaussian,
+            zero_mean=all(out.zero_mean for out in outs),
+            fresh=all(out.fresh for out in outs),
+            infinite=all(out.infinite for out in outs),
+            source="`Concat`",
+        )
+
+    @property
+    def local(self) -> bool:
+        return all(branch.local for branch in self.branches)
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        return frames_of_branches(self.branches, shape, frames)
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return wanted_by_branches(self.branches, shape, frames, wanted)
+
+
+def _as_branches(owner: str, branches: tuple[Any, ...]) -> tuple[Layer, ...]:
+    if not branches:
+        raise InputError(f"`{owner}` needs at least one branch; got none.")
+    return _as_layers(owner, branches)
+
+
+def _folded(fn: Callable[[Covariance, Covariance], Covariance], laws: list[Covariance]) -> Covariance:
+    total = laws[0]
+    for law in laws[1:]:
+        total = through(fn, total, law)
+    return total
+
+
+def shape_of_branches(owner: str, branches: tuple[Layer, ...], shape: Shape) -> Shape:
+    shapes = [branch.shape(shape) for branch in branches]
+    if len(set(shapes)) > 1:
+        raise InputError(
+            f"The branches of `{owner}` must have outputs of one shape; for inputs {shape} they are {shapes}."
+        )
+    return shapes[0]
+
+
+def init_branches(layer: Any, key: PRNGKeyArray, shape: Shape, dtype: Any) -> Params:
+    layer.shape(shape)
+    keys = jax.random.split(key, len(layer.branches))
+    return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(layer.branches, keys, strict=True))
+
+
+def apply_branches(
+    branches: tuple[Layer, ...], params: Params, x: Float[Array, "..."], key: PRNGKeyArray | None
+) -> list[Array]:
+    keys = _split(key, len(branches))
+    return [b.apply(p, x, key=k) for b, p, k in zip(branches, params, keys, strict=True)]
+
+
+def independent_branches(owner: str, branches: tuple[Layer, ...], signal: Signal) -> list[Signal]:
+    """What the branches hand on, if they are independent given the input's covariance; else refused by name."""
+    outs = [branch.check(signal.replace(fresh=False)) for branch in branches]
+    names = " and ".join(f"`{b.name}`" for b in branches)
+    if len({out.infinite for out in outs}) > 1:
+        raise InputError(
+            f"`{owner}` of {names}: a branch hands on the raw input, whose channels are finite in number, so that the "
+            f"{owner.lower()} has no infinite reading. Put a `Dense` before the `{owner}`."
+        )
+    if sum(not out.fresh for out in outs) > 1:
+        raise InputError(
+            f"`{owner}` of {names}: at infinite width its branches must be independent, but more than one of them "
+            "reads the shared input without weights of its own. Put a `Dense` into all branches but one."
+        )
+    return outs
 
 
 def frames_of_branches(branches: tuple[Layer, ...], shape: Shape, frames: Frames) -> Frames:
