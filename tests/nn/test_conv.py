@@ -1,5 +1,4 @@
-"""Convolutions: the finite reading against `jax.lax` and loops, the infinite one against Monte Carlo and by identities.
-"""
+"""Convolutions: the finite reading against `jax.lax` and loops, the infinite one against Monte Carlo and identities."""
 
 import itertools
 
@@ -55,7 +54,9 @@ def test_a_convolution_is_that_of_jax(filter_shape, strides, padding, dilation, 
     fan_in = np.prod(filter_shape) * 2 / groups
     assert params["w"].shape == (*filter_shape, 2 // groups, 4)
     assert z.shape == layer.shape(x.shape) == (3, *size, 4)
-    np.testing.assert_allclose(z, 1.3 / np.sqrt(fan_in) * np.asarray(want) + 0.4 * np.asarray(params["b"]), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(
+        z, 1.3 / np.sqrt(fan_in) * np.asarray(want) + 0.4 * np.asarray(params["b"]), rtol=1e-13, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("strides, taps", [(1, 3), (2, 3), (1, 4), (2, 2)])

@@ -69,7 +69,7 @@ class Conv(Weighted):
         self.trainable = trainable
         self.filter_shape, self.strides, self.padding = per_axis("Conv", filter_shape, strides, padding)
         self.dilation = positive_sizes("Conv", "dilation", dilation, len(self.filter_shape))
-        if not isinstance(groups, int) or groups < 1 or width % groups:
+        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1 or width % groups:
             raise InputError(f"`groups` of `Conv` must divide its width {width}; got {groups!r}.")
         self.groups = groups
 
@@ -112,8 +112,8 @@ class Conv(Weighted):
     def check(self, signal: Signal) -> Signal:
         if self.groups > 1 and not signal.infinite:
             raise InputError(
-                f"`groups` of `Conv` is {self.groups}, which has no infinite reading on the raw input: its channels are "
-                "finite in number, and each group would have a law of its own. Use `groups=1` in the first layer."
+                f"`groups` of `Conv` is {self.groups}, which has no infinite reading on the raw input: its channels "
+                "are finite in number, and each group would have a law of its own. Use `groups=1` in the first layer."
             )
         return Weighted.check(self, signal)
 
