@@ -144,7 +144,9 @@ def monte_carlo(net, x, draws, *, seed=0, dropout=False):
         return outputs @ outputs.T / outputs.shape[1], sum(j @ j.T for j in flat)
 
     keys = jax.random.split(jax.random.key(seed), draws)
-    samples = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=min(draws, 250)))(keys)
+    # Convolutions with a batch of filters are slow to compile, and no faster.
+    batch = min(draws, 250) if x.ndim == 2 else None
+    samples = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=batch))(keys)
     return [(np.mean(s, 0), np.std(s, 0) / np.sqrt(draws)) for s in (np.asarray(s, np.float64) for s in samples)]
 
 

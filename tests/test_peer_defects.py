@@ -117,3 +117,28 @@ def test_monte_carlo_sees_an_error_of_one_percent():
     means = laws.monte_carlo(right, x, 6000)
     exact = ntkit.kernels(wrong, jnp.asarray(x, jnp.float32))
     assert any(np.any(np.abs(m - np.asarray(k)) > 5 * e) for (m, e), k in zip(means, exact, strict=True))
+
+
+def test_a_nonlinearity_behind_global_pooling_sees_the_variance_of_the_pooled_image(x64):
+    # Peers: the diagonal wrong by a factor two, .2126 in place of .1004, as the variance of a pixel is used in place
+    # of that of the mean. The mean over all pairs of pixels of E[sign(u) sign(v)] = 2 / pi arcsin(cosine).
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 3))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = np.stack([padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)], 3).reshape(2, 16, 27)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    pooled = np.mean(2 / np.pi * np.arcsin(np.clip(rows @ rows.swapaxes(1, 2), -1, 1)), (1, 2))
+    net = nn.Sequential(
+        nn.Conv(64, (3, 3)), nn.Sign(), nn.GlobalAvgPool(), nn.Dense(64, 1.1), nn.Relu(), nn.Dense(1, 1.2)
+    )
+    kernel = ntkit.NNGP(net)
+    want = 1.2**2 * 1.1**2 * pooled / 2
+    np.testing.assert_allclose(kernel.diagonal(jnp.asarray(x)), want, rtol=1e-7)
+    np.testing.assert_allclose(np.diag(kernel(jnp.asarray(x))), want, rtol=1e-7)
+
+    def one(key):
+        return net.apply(net.init(key, x.shape), jnp.asarray(x))[:, 0] ** 2
+
+    samples = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), 4000)))
+    error = samples.std(0) / np.sqrt(4000)
+    assert np.all(np.abs(samples.mean(0) - want) <= 5 * error)
+    assert np.all(error <= 0.05 * want)

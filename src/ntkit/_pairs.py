@@ -32,9 +32,8 @@ def check_batches(x1: Array, x2: Array | None) -> None:
         if 0 in x.shape[1:]:
             raise InputError(f"`{name}` has no features: its shape is {x.shape}.")
     if x2 is not None and x1.shape[1:] != x2.shape[1:]:
-        raise InputError(
-            f"`x1` and `x2` must have equally many features, but their shapes are {x1.shape} and {x2.shape}."
-        )
+        alike = "equally many features" if x1.ndim == x2.ndim == 2 else "examples of one shape"
+        raise InputError(f"`x1` and `x2` must have {alike}, but their shapes are {x1.shape} and {x2.shape}.")
     if x2 is not None and x1.dtype != x2.dtype:
         raise InputError(f"`x1` and `x2` must have one dtype, but have {x1.dtype} and {x2.dtype}.")
 

@@ -121,10 +121,19 @@ class OfNetwork(Kernel):
         return pairs_of_pixels(self.net, shape) if len(shape) > 1 else 1
 
     def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
-        return _values(self.net, *_arrays(x1, x2), names)
+        first, second = _arrays(x1, x2)
+        self._check_shape(first)
+        return _values(self.net, first, second, names)
 
     def _examples(self, x: Inputs, *names: str) -> tuple[Array, ...]:
-        return _diagonals(self.net, _arrays(x, None)[0], names)
+        first, _ = _arrays(x, None)
+        self._check_shape(first)
+        return _diagonals(self.net, first, names)
+
+    def _check_shape(self, x: Array) -> None:
+        """Layers of images refuse rows here; what is wrong with images `plan` finds."""
+        if x.ndim == 2:
+            self.net.shape((1, x.shape[1]))
 
 
 # Compiled as a whole also where the caller compiles nothing: some hundred small programs would take seconds.

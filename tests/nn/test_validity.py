@@ -122,7 +122,7 @@ def test_branches_of_different_widths_are_refused_when_shapes_are_known():
     "x1, x2, message",
     [
         (np.ones(3), None, r"`x1`.*x1\[None, :\]"),
-        (np.ones((2, 3, 4)), None, r"`x1` must have shape \(n, features\).*\(2, 3, 4\)"),
+        (np.ones((2, 3, 4)), None, r"shape \(n, features\).*\(3, 4\)\. Flatten them first"),
         (np.ones((2, 3), int), None, "`x1` must be floating point.*int64"),
         (np.ones((2, 0), np.float32), None, "`x1` has no features"),
         (np.ones((2, 3), np.float32), np.ones((2, 4), np.float32), r"equally many features.*\(2, 3\).*\(2, 4\)"),

@@ -36,6 +36,11 @@ def plan(net: Layer, shape: Shape) -> Plan:
     for layer in layers:
         shapes.append(layer.shape(shapes[-1]))
     ends = next((i for i, after in enumerate(shapes[1:]) if len(after) == 2), None)
+    if all(layer.elementwise for layer in layers):
+        raise InputError(
+            f"This network has no layer that reads pixels and needs inputs of shape (n, features), but is given images "
+            f"of shape {shape[1:]}. Flatten them first: `x.reshape(len(x), -1)`, or `nn.Flatten()` in front."
+        )
     if ends is None or len(shapes[-1]) > 2:
         raise InputError(
             f"The network hands on images of shape {shapes[-1][1:]} (space, channels), but a kernel is one number per "

@@ -1,5 +1,6 @@
 """What layers that look through a window share: their arguments, their shapes, and the planes that they read."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,11 @@ def per_axis(
 
 
 def checked_padding(owner: str, padding: Any, rank: int) -> Padding:
+    each: Any = padding
     if isinstance(padding, str) and padding in ("SAME", "VALID", "CIRCULAR"):
         return padding
     try:
-        pairs = tuple((int(low), int(high)) for low, high in padding)
+        pairs = tuple((operator.index(low), operator.index(high)) for low, high in each)
     except (TypeError, ValueError):
         pairs = ()
     if len(pairs) != rank or min(min(pair) for pair in pairs) < 0:
@@ -57,6 +59,8 @@ def spatial_shape(owner: str, shape: Shape, rank: int) -> tuple[int, ...]:
     if len(shape) != rank + 2:
         axes = "(n, " + ", ".join(("height", "width") if rank == 2 else [f"axis {i + 1}" for i in range(rank)])
         hint = " An image with one channel needs that axis, too: `x[..., None]`." if len(shape) == rank + 1 else ""
+        if len(shape) == 2:
+            hint = " Rows have no pixels: reshape them, or put the layer before `Flatten` or global pooling."
         raise InputError(f"`{owner}` here needs inputs of shape {axes}, channels), but is given {tuple(shape)}.{hint}")
     return tuple(shape[1:-1])
 

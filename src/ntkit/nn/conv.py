@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, Scalar
-from ntkit.nn._layer import Displacements, Frames, Params, Shape
+from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
 from ntkit.nn._lift import through, with_gap, with_selves
 from ntkit.nn._planes import Padding, Window, dilated, shared
 from ntkit.nn._windows import per_axis, positive_sizes, spatial_shape, strided_frames, strided_wanted, windows_of
@@ -31,7 +31,8 @@ class Conv(Weighted):
     **Arguments:** `width`: output channels. `filter_shape`: taps per axis; its length is the number of spatial axes.
     `strides`, `dilation`: a number, or one per axis. `padding`: "SAME", "VALID", "CIRCULAR" (around the torus, as much
     as SAME), or (before, after) for each axis. `groups`: the channels are split in so many parts that do not meet
-    (finite reading; the infinite one is the same). The rest as for `Dense`. Inputs: (n, *space, channels).
+    (not on the raw input at infinite width; behind it the covariances are those without groups). The rest as for
+    `Dense`. Inputs: (n, *space, channels).
     """
 
     elementwise: ClassVar[bool] = False
@@ -68,7 +69,7 @@ class Conv(Weighted):
         self.trainable = trainable
         self.filter_shape, self.strides, self.padding = per_axis("Conv", filter_shape, strides, padding)
         self.dilation = positive_sizes("Conv", "dilation", dilation, len(self.filter_shape))
-        if not isinstance(groups, int) or groups < 1 or width % groups:
+        if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1 or width % groups:
             raise InputError(f"`groups` of `Conv` must divide its width {width}; got {groups!r}.")
         self.groups = groups
 
@@ -106,7 +107,15 @@ class Conv(Weighted):
         return z + jnp.broadcast_to(b_factor * params["b"], z.shape) if self.has_bias else z
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(lambda cov: _filtered(self, cov, self._windows(_shape_of(cov))), cov)
+        return with_selves(lambda cov: _filtered(self, cov, self._windows(_shape_of(cov)), self.groups), cov)
+
+    def check(self, signal: Signal) -> Signal:
+        if self.groups > 1 and not signal.infinite:
+            raise InputError(
+                f"`groups` of `Conv` is {self.groups}, which has no infinite reading on the raw input: its channels "
+                "are finite in number, and each group would have a law of its own. Use `groups=1` in the first layer."
+            )
+        return Weighted.check(self, signal)
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
         return strided_frames(self._windows(shape), spatial_shape("Conv", shape, len(self.filter_shape)), frames)
@@ -115,15 +124,15 @@ class Conv(Weighted):
         return strided_wanted(self._windows(shape), frames, wanted)
 
 
-def _filtered(layer: Weighted, cov: Covariance, windows: list[Window], taps: int | None = None) -> Covariance:
+def _filtered(layer: Weighted, cov: Covariance, windows: list[Window], groups: int = 1) -> Covariance:
     """The means over taps, and the weights behind them."""
     space = cov.space
     assert space is not None
     (xy, out), (ntk, _) = shared(cov.xy, space, windows), shared(cov.ntk, space, windows)
     xx, yy = (shared(q, space.maps(), windows)[0] for q in (cov.xx, cov.yy))
     cov = cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, gap=jnp.zeros((), xy.dtype), space=out)
-    taps = math.prod(w.taps for w in windows) if taps is None else taps
-    return through(lambda cov: with_gap(layer.weighted(cov, taps)), cov)
+    taps = math.prod(w.taps for w in windows)
+    return through(lambda cov: with_gap(layer.weighted(cov, taps, groups)), cov)
 
 
 def _shape_of(cov: Covariance) -> Shape:

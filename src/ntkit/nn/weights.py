@@ -88,9 +88,10 @@ class Weighted(Layer):
     def _w_factor(self, fan_in: int, dtype: Any) -> Array:
         return jnp.asarray(self.w_std, dtype) / jnp.asarray(math.sqrt(fan_in), dtype)
 
-    def weighted(self, cov: Covariance, taps: int = 1) -> Covariance:
-        """The law behind it, where the mean of `cov` over so many taps, each with weights of its own, is taken."""
-        fan_in, moments = cov.width * taps, cov.xy
+    def weighted(self, cov: Covariance, taps: int = 1, groups: int = 1) -> Covariance:
+        """The law behind it, where the mean of `cov` over so many taps, each with weights of its own, is taken. An
+        output reads one of so many groups of channels."""
+        fan_in, moments = cov.width // groups * taps, cov.xy
         w, b = (square(leaf, moments.dtype) for leaf in (self.w_std, self.b_std))
         cov = add_constant(cov.scale(w, w, w), b).of_width(self.width)
         if not self.trainable:
