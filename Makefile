@@ -1,6 +1,6 @@
 # `make help` lists the commands. Each sets up .venv by itself: Python >= 3.11 and make are all it takes.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint format docs docs-serve bench lock clean
+.PHONY: help demo test test-quick lint format docs docs-serve bench bench-images lock clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 
@@ -45,6 +45,9 @@ docs-serve: .venv/.stamp-docs ## serve the documentation on localhost while you 
 
 bench: .venv/.stamp-bench ## compare speed with the peers, into docs/benchmarks/
 	@$(RUN) benchmarks/run.py $(ARGS)
+
+bench-images: .venv/.stamp-bench ## the same for networks of images
+	@$(RUN) benchmarks/images.py $(ARGS)
 
 lock: ## write constraints.txt anew from .venv, after you have upgraded it
 	@$(RUN) tools/lock.py

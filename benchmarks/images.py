@@ -1,20 +1,16 @@
-"""`python benchmarks/images.py`: kernels of images against neural-tangents, interleaved in one run.
+"""`make bench-images`: kernels of images against neural-tangents, interleaved in one run.
 
 Writes docs/benchmarks/images.md and images.json. How a row is measured: see run.py.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import os
 import platform
-import statistics
-import sys
 from pathlib import Path
 
-from rich.progress import Progress
-from run import ROOT, Row, Worker, cpu_name, peer_python, verdict
+from run import ROOT, Row, cpu_name, measure, peer_python, verdict
 
 ROWS = [
     Row("5 conv layers + global pooling, 16 pairs", "cnn-5", "neural-tangents", "cnn-5", 60, rounds=5),
@@ -23,40 +19,15 @@ ROWS = [
     Row("5 conv layers + Flatten, 64 x 64 images", "flatten-5", "neural-tangents", "flatten-5", 5, rounds=9),
     Row("ResNet-18-like, 4 pairs", "resnet-18", "neural-tangents", "resnet-18", 30, rounds=3),
     Row("gelu in place of relu, 5 conv + global pooling", "cnn-5-gelu", "ntkit", "cnn-5", 4, at_most=True, rounds=5),
-    Row("tanh in place of relu, 5 conv + global pooling", "cnn-5-tanh", "ntkit", "cnn-5", 4, at_most=True, rounds=5),
+    Row("tanh in place of relu, 5 conv + global pooling", "cnn-5-tanh", "ntkit", "cnn-5", 4, at_most=True, rounds=1),
 ]
-
-
-def measure(rows: list[Row], peer: Path) -> tuple[list[dict], dict]:
-    ours, theirs = Worker(sys.executable, "ntkit_images_worker.py"), Worker(peer, "neural_tangents_worker.py")
-    local = Worker(sys.executable, "ntkit_images_worker.py")
-    results = []
-    with Progress() as progress:
-        task = progress.add_task("rows", total=sum(row.rounds for row in rows))
-        for row in rows:
-            other = theirs if row.peer == "neural-tangents" else local
-            first, first_peer = ours.prepare(row.ours), other.prepare(row.theirs)
-            times = []
-            for _ in range(row.rounds):
-                times.append((ours.run(), other.run()))
-                progress.advance(task)
-            mine, peers = (statistics.median(column) for column in zip(*times, strict=True))
-            results.append(
-                dataclasses.asdict(row)
-                | {"seconds": mine, "peer_seconds": peers, "all": times, "ours_check": first["check"]}
-                | {"first": first["first"], "peer_first": first_peer["first"], "peer_check": first_peer["check"]}
-            )
-    versions = {"ntkit side": ours.versions, "neural-tangents side": theirs.versions}
-    for worker in (ours, theirs, local):
-        worker.close()
-    return results, versions
 
 
 def table(results: list[dict], versions: dict, cores: int) -> str:
     lines = [
         "# Networks of images: speed",
         "",
-        f"Measured on {datetime.date.today()} by `python benchmarks/images.py`: {cores} CPU cores ({cpu_name()}), "
+        f"Measured on {datetime.date.today()} by `make bench-images`: {cores} CPU cores ({cpu_name()}), "
         f"float32, Python {platform.python_version()}, images of 32 x 32 x 3. The systems of a row take turns in one "
         "run; medians.",
         "",
@@ -85,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.only or row.ours in arguments.only.split(",")]
-    results, versions = measure(rows, arguments.peer_python or peer_python())
+    results, versions = measure(rows, arguments.peer_python or peer_python(), "ntkit_images_worker.py")
     text = table(results, versions, len(os.sched_getaffinity(0)))
     print(text)
     if not arguments.only:

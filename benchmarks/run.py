@@ -96,9 +96,9 @@ def peer_python() -> Path:
     return python
 
 
-def measure(rows: list[Row], peer: Path) -> tuple[list[dict], dict]:
-    ours, theirs = Worker(sys.executable, "ntkit_worker.py"), Worker(peer, "neural_tangents_worker.py")
-    local = Worker(sys.executable, "ntkit_worker.py")  # peers that live in our environment
+def measure(rows: list[Row], peer: Path, script: str = "ntkit_worker.py") -> tuple[list[dict], dict]:
+    ours, theirs = Worker(sys.executable, script), Worker(peer, "neural_tangents_worker.py")
+    local = Worker(sys.executable, script)  # peers that live in our environment
     results = []
     with Progress() as progress:
         task = progress.add_task("rows", total=sum(row.rounds for row in rows))
