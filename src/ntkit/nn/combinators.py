@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,15 +115,38 @@ class Sequential(Layer):
         return wanted
 
 
-class Sum(Layer):
+class Branches(Layer):
+    """Layers side by side that read the same input."""
+
+    elementwise: ClassVar[bool] = False
+
+    branches: eqx.AbstractVar[tuple[Layer, ...]]
+
+    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
+        self.shape(shape)
+        keys = jax.random.split(key, len(self.branches))
+        return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(self.branches, keys, strict=True))
+
+    @property
+    def local(self) -> bool:
+        return all(branch.local for branch in self.branches)
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        each = [branch.frames(shape, frames) for branch in self.branches]
+        return tuple(axis[0] if len(set(axis)) == 1 else 0 for axis in zip(*each, strict=True))
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        each = [branch.wanted(shape, frames, wanted) for branch in self.branches]
+        return tuple(np.unique(np.concatenate(axis)) for axis in zip(*each, strict=True))
+
+
+class Sum(Branches):
     """The sum of branches that read the same input: covariances and tangent kernels add.
 
     At infinite width this needs branches that are independent given the input's covariance (all but one must contain a
     `Dense` with weights of their own) and whose cross moments vanish (all but one must have zero mean): a Gaussian
     branch may be added to an activation, two activations of non-zero mean may not.
     """
-
-    elementwise: ClassVar[bool] = False
 
     branches: tuple[Layer, ...]
 
@@ -131,9 +155,6 @@ class Sum(Layer):
 
     def shape(self, shape: Shape) -> Shape:
         return shape_of_branches("Sum", self.branches, shape)
-
-    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
-        return init_branches(self, key, shape, dtype)
 
     def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
         outputs = apply_branches(self.branches, params, x, key)
@@ -159,18 +180,8 @@ class Sum(Layer):
             source=f"`Sum` of {names}",
         )
 
-    @property
-    def local(self) -> bool:
-        return all(branch.local for branch in self.branches)
 
-    def frames(self, shape: Shape, frames: Frames) -> Frames:
-        return frames_of_branches(self.branches, shape, frames)
-
-    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
-        return wanted_by_branches(self.branches, shape, frames, wanted)
-
-
-class Product(Layer):
+class Product(Branches):
     """The product of branches that read the same input, channel by channel (gates).
 
     The branches must be independent given the input's covariance, as for `Sum`; then for any means
@@ -180,8 +191,6 @@ class Product(Layer):
     and the product of two Gaussian signals is not Gaussian: a `Dense` or `Conv` must come before an activation.
     """
 
-    elementwise: ClassVar[bool] = False
-
     branches: tuple[Layer, ...]
 
     def __init__(self, *branches: Layer):
@@ -189,9 +198,6 @@ class Product(Layer):
 
     def shape(self, shape: Shape) -> Shape:
         return shape_of_branches("Product", self.branches, shape)
-
-    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
-        return init_branches(self, key, shape, dtype)
 
     def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
         outputs = apply_branches(self.branches, params, x, key)
@@ -213,26 +219,14 @@ class Product(Layer):
             source="`Product`",
         )
 
-    @property
-    def local(self) -> bool:
-        return all(branch.local for branch in self.branches)
 
-    def frames(self, shape: Shape, frames: Frames) -> Frames:
-        return frames_of_branches(self.branches, shape, frames)
-
-    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
-        return wanted_by_branches(self.branches, shape, frames, wanted)
-
-
-class Concat(Layer):
+class Concat(Branches):
     """The channels of all branches, one after the other.
 
     K' and Theta' are the means of those of the branches, weighted by their channels: their widths count, as in the
     finite network. Channels of different laws are not one Gaussian signal: a `Dense` or `Conv` must come before an
     activation; put activations into the branches.
     """
-
-    elementwise: ClassVar[bool] = False
 
     branches: tuple[Layer, ...]
 
@@ -247,9 +241,6 @@ class Concat(Layer):
                 f"{shapes}."
             )
         return (*shapes[0][:-1], sum(each[-1] for each in shapes))
-
-    def init(self, key: PRNGKeyArray, shape: Shape, *, dtype: Any = None) -> Params:
-        return init_branches(self, key, shape, dtype)
 
     def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
         return jnp.concatenate(apply_branches(self.branches, params, x, key), axis=-1)
@@ -274,16 +265,6 @@ class Concat(Layer):
             source="`Concat`",
         )
 
-    @property
-    def local(self) -> bool:
-        return all(branch.local for branch in self.branches)
-
-    def frames(self, shape: Shape, frames: Frames) -> Frames:
-        return frames_of_branches(self.branches, shape, frames)
-
-    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
-        return wanted_by_branches(self.branches, shape, frames, wanted)
-
 
 def _as_branches(owner: str, branches: tuple[Any, ...]) -> tuple[Layer, ...]:
     if not branches:
@@ -305,12 +286,6 @@ def shape_of_branches(owner: str, branches: tuple[Layer, ...], shape: Shape) -> 
             f"The branches of `{owner}` must have outputs of one shape; for inputs {shape} they are {shapes}."
         )
     return shapes[0]
-
-
-def init_branches(layer: Any, key: PRNGKeyArray, shape: Shape, dtype: Any) -> Params:
-    layer.shape(shape)
-    keys = jax.random.split(key, len(layer.branches))
-    return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(layer.branches, keys, strict=True))
 
 
 def apply_branches(
@@ -335,18 +310,6 @@ def independent_branches(owner: str, branches: tuple[Layer, ...], signal: Signal
             "reads the shared input without weights of its own. Put a `Dense` into all branches but one."
         )
     return outs
-
-
-def frames_of_branches(branches: tuple[Layer, ...], shape: Shape, frames: Frames) -> Frames:
-    each = [branch.frames(shape, frames) for branch in branches]
-    return tuple(axis[0] if len(set(axis)) == 1 else 0 for axis in zip(*each, strict=True))
-
-
-def wanted_by_branches(
-    branches: tuple[Layer, ...], shape: Shape, frames: Frames, wanted: Displacements
-) -> Displacements:
-    each = [branch.wanted(shape, frames, wanted) for branch in branches]
-    return tuple(np.unique(np.concatenate(axis)) for axis in zip(*each, strict=True))
 
 
 def Residual(branch: Layer) -> Sum:

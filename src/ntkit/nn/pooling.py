@@ -174,11 +174,21 @@ class _Exit(Layer):
         return ()
 
 
-class GlobalAvgPool(_Exit):
-    """The mean over all pixels: K' = 1/N^2 sum_{p, p'} K(p, p'). Equivalent to a mean over the spatial axes."""
+class _Global(_Exit):
+    """A mean or sum over all pixels."""
 
     def shape(self, shape: Shape) -> Shape:
         return (shape[0], shape[-1])
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return every_displacement(shape, frames)
+
+
+class GlobalAvgPool(_Global):
+    """The mean over all pixels: K' = 1/N^2 sum_{p, p'} K(p, p'). Equivalent to a mean over the spatial axes."""
 
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
@@ -186,30 +196,15 @@ class GlobalAvgPool(_Exit):
     def _one_number(self, planes: Array, space: Space) -> Array:
         return over_everything(planes, space) / math.prod(space.sizes) ** 2
 
-    def check(self, signal: Signal) -> Signal:
-        return signal
 
-    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
-        return every_displacement(shape, frames)
-
-
-class GlobalSumPool(_Exit):
+class GlobalSumPool(_Global):
     """The sum over all pixels: K' = sum_{p, p'} K(p, p')."""
-
-    def shape(self, shape: Shape) -> Shape:
-        return (shape[0], shape[-1])
 
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         return jnp.sum(x, axis=tuple(range(1, x.ndim - 1)))
 
     def _one_number(self, planes: Array, space: Space) -> Array:
         return over_everything(planes, space)
-
-    def check(self, signal: Signal) -> Signal:
-        return signal
-
-    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
-        return every_displacement(shape, frames)
 
 
 class Flatten(_Exit):
