@@ -12,19 +12,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ntkit.nn import Covariance, Identity, Layer, Nonlinearity
+from ntkit.nn import Covariance, Identity, Layer
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
 from ntkit.nn._stages import Plan, Stage, chunks, plan
-from ntkit.nn.activations.series import Tabulated
 from ntkit.nn.combinators import flat
 from ntkit.nn.weights import Weighted
 
 # Pairs of pixels worked on at a time, per array: some arrays of this size fit into a core's second cache.
 TARGET = 1 << 15
-# The features of a series activation take some hundred such arrays: of those so many times fewer pairs.
-FEWER = 16
 # Images of up to so many channels are multiplied channel by channel.
 FEW_CHANNELS = 16
 
@@ -89,14 +86,8 @@ def _most(how: Plan) -> int:
 def _together(how: Plan, n: int) -> int | None:
     """So many pairs at a time that small ones fill the cache, too."""
     most = _most(how)
-    batch = min(n, min(map(_target, how.stages)) // most)
+    batch = min(n, TARGET // most)
     return batch if batch > 1 else None
-
-
-def _target(stage: Stage) -> int:
-    """Pairs of pixels to work on at a time."""
-    layers = jax.tree.leaves(stage.layer, is_leaf=lambda node: isinstance(node, Nonlinearity))
-    return TARGET // FEWER if any(isinstance(layer, Tabulated) for layer in layers) else TARGET
 
 
 def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
@@ -178,7 +169,7 @@ class _Run:
     def __init__(self, stage: Stage, start: Any, like: Any, before: Space | None, one: bool):
         self.stage, self.before, self.one = stage, before, one
         self.space = stage.space
-        sizes = chunks(self.space, _target(stage)) if stage.local else tuple(len(d) for d in self.space.displacements)
+        sizes = chunks(self.space, TARGET) if stage.local else tuple(len(d) for d in self.space.displacements)
         self._chunks = sizes
         self._grid = tuple(len(d) // c for d, c in zip(self.space.displacements, sizes, strict=True))
         self.after: Space | None = None

@@ -43,11 +43,13 @@ class Layer(eqx.Module):
     """A layer of a network, with two readings: `init` and `apply` (finite), `propagate` (infinitely wide).
 
     `elementwise`: it treats every pixel alike, and its `propagate` is written for the numbers of one pair of pixels.
-    `exits`: behind it there are no pixels.
+    `exits`: behind it there are no pixels. `intermediates`: how many arrays of the size of the pairs its `propagate`
+    works on at a time, about, counted in those of a closed form.
     """
 
     elementwise: ClassVar[bool] = True
     exits: ClassVar[bool] = False
+    intermediates: ClassVar[int] = 1
 
     @abc.abstractmethod
     def shape(self, shape: Shape) -> Shape:
@@ -69,6 +71,10 @@ class Layer(eqx.Module):
     @abc.abstractmethod
     def check(self, signal: Signal) -> Signal:
         """The nature of the output; raises `ntkit.InputError` where the infinite reading does not exist."""
+
+    def narrower(self, dtype: Any) -> "tuple[tuple[float, Layer], ...]":
+        """Layers that do the same to pixels of variances up to a limit, each with its limit, growing, for less."""
+        return ()
 
     @property
     def local(self) -> bool:

@@ -1,7 +1,8 @@
 """From a law of a pair of numbers to a law of two images: what a layer does to each pixel is written once, for one."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,35 @@ from jaxtyping import Array
 from ntkit.nn._law import Covariance, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Layer
 from ntkit.nn._planes import Space
-from ntkit.nn._sides import LEFT, PAIR, RIGHT, sides
+from ntkit.nn._sides import LEFT, PAIR, RIGHT, Sides, sides
 
 
 def behind(layer: Layer, cov: Covariance) -> Covariance:
     """The law behind a layer: of numbers by its own `propagate`, of images pixel by pixel if it is elementwise."""
-    return through(layer.propagate, cov) if layer.elementwise else layer.propagate(cov)
+    if not layer.elementwise:
+        return layer.propagate(cov)
+    if cov.space is None:
+        return layer.propagate(cov)
+    narrower = layer.narrower(cov.xy.dtype)
+    ways = [(way.propagate, way.intermediates) for way in [*(way for _, way in narrower), layer]]
+    return with_selves(partial(_lifted, Ways(ways, [limit for limit, _ in narrower])), cov)
 
 
-def through(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
+Propagate = Callable[..., Covariance]
+
+
+class Ways(NamedTuple):
+    """What a layer does to laws of numbers, and how many arrays it works on meanwhile: each serves variances up to its
+    limit, the last one all."""
+
+    each: Sequence[tuple[Propagate, int]]
+    limits: Sequence[float] = ()
+
+
+def through(fn: Propagate, *laws: Covariance) -> Covariance:
     """fn(*laws) of numbers, at every pair of pixels; the laws of x and of y with themselves go along."""
-    return with_selves(lambda *laws: _lifted(fn, *laws) if laws[0].space is not None else fn(*laws), *laws)
+    only = Ways([(fn, 1)])
+    return with_selves(lambda *laws: _lifted(only, *laws) if laws[0].space is not None else fn(*laws), *laws)
 
 
 def with_selves(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
@@ -38,7 +57,7 @@ def with_selves(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
 def gapped(cov: Covariance) -> Covariance:
     """The law with its gap, as far as its other numbers tell."""
     cov = cov.replace(gap=jnp.zeros((), cov.xy.dtype), gap_known=True)
-    return _lifted(with_gap, cov) if cov.space is not None else with_gap(cov)
+    return _lifted(Ways([(with_gap, 1)]), cov) if cov.space is not None else with_gap(cov)
 
 
 def with_gap(cov: Covariance) -> Covariance:
@@ -48,14 +67,14 @@ def with_gap(cov: Covariance) -> Covariance:
     return cov.replace(gap=not_negative(safe_sqrt(cov.xx) * safe_sqrt(cov.yy) - size(cov.xy)))
 
 
-def _lifted(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
+def _lifted(ways: Ways, *laws: Covariance) -> Covariance:
     space = laws[0].space
     assert space is not None
     if laws[0].one:
-        same = _of_one(fn, space, *laws)
-        out = same if space.alone else _where_diagonal(space, same, _of_pairs(fn, space, *laws))
+        same = _of_one(ways.each[-1][0], space, *laws)
+        out = same if space.alone else _where_diagonal(space, same, _of_pairs(ways, space, *laws))
     else:
-        out = _of_pairs(fn, space, *laws)
+        out = _of_pairs(ways, space, *laws)
     return laws[0].replace(**out)
 
 
@@ -97,38 +116,119 @@ def _where_diagonal(space: Space, same: dict[str, Any], pairs: dict[str, Any]) -
     return {**same, **chosen}
 
 
-def _of_pairs(fn: Callable[..., Covariance], space: Space, *laws: Covariance) -> dict[str, Any]:
-    width: list[int] = []
+def _of_pairs(known: Ways, space: Space, *laws: Covariance) -> dict[str, Any]:
+    ways = [_Way(*each, space, laws) for each in known.each]
+    pair = [(law.xy, law.ntk, law.gap) for law in laws]
+    if not known.limits:
+        xx, yy, xy, ntk, gap = ways[0](ways[0].inputs, pair)
+    else:
+        # Which way serves x, and which y, is asked of each alone.
+        beyond = [_beyond(known.limits, q) for q in (laws[0].xx, laws[0].yy)]
+        turns = [lambda inputs, pair, k=k, way=way: way(inputs[k], pair)[2:] for k, way in enumerate(ways)]
+        xy, ntk, gap = lax.switch(jnp.maximum(*beyond), turns, [way.inputs for way in ways], pair)
+        xx, yy = (
+            lax.select_n(index, *variances)
+            for index, variances in zip(beyond, zip(*(way.variances for way in ways), strict=True), strict=True)
+        )
+    return {"xx": xx, "yy": yy, "xy": xy, "ntk": ntk, "gap": gap, "width": ways[0].width}
+
+
+def _beyond(limits: Sequence[float], q: Array) -> Array:
+    """How many limits the largest variance is beyond."""
+    return sum((jnp.any(q > limit).astype(jnp.int32) for limit in limits), jnp.zeros((), jnp.int32))
+
+
+class _Way:
+    """fn at every pair of pixels, in parts: what belongs to x or to y alone comes first.
+
+    Where fn works on many arrays, a few displacements at a time.
+    """
+
+    def __init__(self, fn: Propagate, intermediates: int, space: Space, laws: Sequence[Covariance]):
+        self._space, self._many = space, intermediates > 1
+        self._parts, self.width = _parts(fn, tuple(law.width for law in laws), laws[0].xy.dtype)
+        left, of_x = _over_pixels(self._parts.left, space.rank, 0)([_map(law.xx) for law in laws])
+        right, of_y = _over_pixels(self._parts.right, space.rank, 0)([_map(law.yy) for law in laws])
+        self._of_one = {LEFT: of_x, RIGHT: of_y}
+        # Else XLA computes them again for each displacement.
+        self.inputs = lax.optimization_barrier((left, right if self._many else list(map(space.laid_out, right))))
+
+    @property
+    def variances(self) -> tuple[Array, Array]:
+        """`xx` and `yy`, where they belong to x and to y."""
+        return self._maps(self._of_one[LEFT][0]), self._maps(self._of_one[RIGHT][0])
+
+    def __call__(self, inputs: Any, pair: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+        """`xx`, `yy`, `xy`, `ntk`, `gap`."""
+        rank, space = self._space.rank, self._space
+        of_pair = self._few(inputs, pair) if self._many else self._rest(space, inputs, pair)
+        found = {at: iter(values) for at, values in self._of_one.items()} | {PAIR: iter(of_pair)}
+        xx, yy, *whole = (next(found[at]) for at in self._parts.place)
+        # A variance that depends on nothing came with the pairs.
+        xx, yy = (q[(0,) * rank] if at == PAIR else q for q, at in zip((xx, yy), self._parts.place, strict=False))
+        xy, ntk, gap = (_whole(a, at, space) for a, at in zip(whole, self._parts.place[2:], strict=True))
+        return self._maps(xx), self._maps(yy), xy, ntk, gap
+
+    def _rest(self, space: Space, inputs: Any, pair: list[tuple[Array, ...]]) -> list[Array]:
+        """What belongs to both, at the displacements of a space."""
+        left, right = inputs
+        axes = [tuple(0 if a.ndim else None for a in arrays) for arrays in pair]
+        over = _over_pixels(self._parts.rest, space.rank, (0, 0, axes))
+        for _ in range(space.rank):
+            over = jax.vmap(over, (None, 0, axes))
+        return over(left, list(map(space.seen, right)), pair)
+
+    def _few(self, inputs: Any, pair: list[tuple[Array, ...]]) -> list[Array]:
+        """The same, one displacement of the last axis that has several after the other."""
+        space, (left, right) = self._space, inputs
+        counts = [len(d) for d in space.displacements]
+        axis = max((a for a, count in enumerate(counts) if count > 1), default=0)
+
+        def turn(of_turn: tuple[Array, list[tuple[Array, ...]]]) -> list[Array]:
+            d, pair = of_turn
+            displacements = tuple(d[None] if a == axis else other for a, other in enumerate(space.displacements))
+            here = Space(space.sizes, space.frames, displacements)
+            pair = jax.tree.map(lambda a: jnp.expand_dims(a, axis) if a.ndim else a, pair)
+            return [jnp.squeeze(a, axis) for a in self._rest(here, (left, list(map(here.laid_out, right))), pair)]
+
+        d = jnp.asarray(space.displacements[axis], jnp.int32)
+        parts = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0) if a.ndim else jnp.broadcast_to(a, d.shape), pair)
+        return [jnp.moveaxis(a, 0, axis) for a in lax.map(turn, (d, parts))]
+
+    def _maps(self, q: Array) -> Array:
+        return q.reshape((1,) * self._space.rank + self._space.sizes)
+
+
+def _parts(fn: Propagate, widths: tuple[int, ...], dtype: Any) -> tuple[Sides, int]:
+    """fn of laws of numbers, in parts, and the width behind it; equal layers are traced once."""
+    try:
+        return _known_parts(fn, widths, jnp.dtype(dtype), jax.config.jax_enable_x64)  # pyright: ignore
+    except TypeError:  # a layer with traced leaves has no hash
+        return _new_parts(fn, widths, dtype)
+
+
+def _new_parts(fn: Propagate, widths: tuple[int, ...], dtype: Any) -> tuple[Sides, int]:
+    behind: list[int] = []
 
     def number(xx: list[Array], yy: list[Array], pair: list[tuple[Array, Array, Array]]) -> tuple[Array, ...]:
-        inner = [
-            Covariance(a, xy, b, ntk, gap, law.width)
-            for law, a, b, (xy, ntk, gap) in zip(laws, xx, yy, pair, strict=True)
+        laws = [
+            Covariance(a, xy, b, ntk, gap, width)
+            for width, a, b, (xy, ntk, gap) in zip(widths, xx, yy, pair, strict=True)
         ]
-        out = fn(*inner)
-        width.append(out.width)
+        out = fn(*laws)
+        behind.append(out.width)
         return out.xx, out.yy, out.xy, out.ntk, out.gap
 
-    like = jax.ShapeDtypeStruct((), laws[0].xy.dtype)
-    numbers = [like] * len(laws)
-    parts = sides(number, numbers, numbers, [(like,) * 3] * len(laws))
-    left, of_x = _over_pixels(parts.left, space.rank, 0)([_map(law.xx) for law in laws])
-    right, of_y = _over_pixels(parts.right, space.rank, 0)([_map(law.yy) for law in laws])
-    # Else XLA computes them again for each displacement.
-    left, seen = lax.optimization_barrier((left, [space.view(feature) for feature in right]))
-    pair = [(law.xy, law.ntk, law.gap) for law in laws]
-    axes = [tuple(0 if a.ndim else None for a in arrays) for arrays in pair]
-    over = _over_pixels(parts.rest, space.rank, (0, 0, axes))
-    for _ in range(space.rank):
-        over = jax.vmap(over, (None, 0, axes))
-    found = {LEFT: iter(of_x), RIGHT: iter(of_y), PAIR: iter(over(left, seen, pair))}
-    xx, yy, xy, ntk, gap = (next(found[at]) for at in parts.place)
-    # A variance that depends on nothing came with the pairs.
-    first = (0,) * space.rank
-    xx, yy = (q[first] if at == PAIR else q for q, at in zip((xx, yy), parts.place, strict=False))
-    xx, yy = (q.reshape((1,) * space.rank + space.sizes) for q in (xx, yy))
-    xy, ntk, gap = (_whole(a, at, space) for a, at in zip((xy, ntk, gap), parts.place[2:], strict=True))
-    return {"xx": xx, "yy": yy, "xy": xy, "ntk": ntk, "gap": gap, "width": width[0]}
+    like = jax.ShapeDtypeStruct((), dtype)
+    numbers = [like] * len(widths)
+    left, right, rest, place = sides(number, numbers, numbers, [(like,) * 3] * len(widths))
+    # As functions of their own they are batched once.
+    return Sides(jax.jit(left), jax.jit(right), jax.jit(rest), place), behind[0]
+
+
+@lru_cache(maxsize=256)
+def _known_parts(fn: Propagate, widths: tuple[int, ...], dtype: Any, x64: bool) -> tuple[Sides, int]:
+    return _new_parts(fn, widths, dtype)
 
 
 def _whole(value: Array, at: int, space: Space) -> Array:

@@ -68,27 +68,55 @@ class Space(eqx.Module):
         return self.partners(axis) < self.sizes[axis]
 
     def view(self, of_y: Array) -> Array:
-        """What is known of y at p', for every displacement and pixel p: (P..., rest...) to (D..., P..., rest...).
+        """What is known of y at p', for every displacement and pixel p: (P..., rest...) to (D..., P..., rest...)."""
+        return self.seen(self.laid_out(of_y))
 
-        The last axis first: displacements known when traced are then looked up once per image, not once per plane.
+    def laid_out(self, of_y: Array) -> Array:
+        """That part of `view` which depends on no loop, and is done once per image.
+
+        Displacements known when traced are looked up; along the other axes y is written twice, behind itself, where a
+        displacement is a slice.
         """
-        for axis in reversed(range(self.rank)):
-            of_y = self._viewed(of_y, axis)
+        looped, known = self._axes()
+        for front, axis in enumerate(reversed(known)):
+            of_y = self._looked_up(of_y, axis, front + axis)
+        for axis in looped:
+            of_y = self._twice(of_y, axis, len(known) + axis)
         return of_y
 
-    def _viewed(self, of_y: Array, axis: int) -> Array:
-        """A new axis of displacements at the front."""
-        size, frame, d = self.sizes[axis], self.frames[axis], self.displacements[axis]
-        place = self.rank - 1  # axis a stands behind the k - 1 - a axes already in front
-        if isinstance(d, np.ndarray) and not d.any():
+    def seen(self, laid_out: Array) -> Array:
+        """The rest of `view`."""
+        looped, known = self._axes()
+        seen = self._slices(laid_out, looped, len(known), [np.int32(0)] * laid_out.ndim)
+        return jnp.moveaxis(seen, range(self.rank), looped + known)
+
+    def _axes(self) -> tuple[list[int], list[int]]:
+        """Those whose displacements a loop goes through, and those whose are known when traced."""
+        looped = [axis for axis, d in enumerate(self.displacements) if not isinstance(d, np.ndarray)]
+        return looped, [axis for axis in range(self.rank) if axis not in looped]
+
+    def _looked_up(self, of_y: Array, axis: int, place: int) -> Array:
+        """A new axis of displacements at the front, for the pixels at `place`."""
+        size, d = self.sizes[axis], self.displacements[axis]
+        if not d.any():
             return jnp.broadcast_to(of_y[None], (len(d), *of_y.shape))
+        again = self._twice(of_y, axis, place)
+        return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d])
+
+    def _twice(self, of_y: Array, axis: int, place: int) -> Array:
         beyond = [(0, 0)] * of_y.ndim
-        beyond[place] = (0, frame - size)
-        again = jnp.concatenate([jnp.pad(of_y, beyond), of_y], place)
-        if isinstance(d, np.ndarray):
-            return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d])
+        beyond[place] = (0, self.frames[axis] - self.sizes[axis])
+        return jnp.concatenate([jnp.pad(of_y, beyond), of_y], place)
+
+    def _slices(self, twice: Array, looped: list[int], known: int, starts: list[Any]) -> Array:
+        """New axes of displacements at the front, for axes that were written twice."""
+        if not looped:
+            shape = (*twice.shape[:known], *self.sizes, *twice.shape[known + self.rank :])
+            return twice if shape == twice.shape else lax.dynamic_slice(twice, starts, shape)
+        place, d = known + looped[0], self.displacements[looped[0]].astype(jnp.int32)
+        each = ([*starts[:place], d[i], *starts[place + 1 :]] for i in range(len(d)))
         # Not under vmap, where it is a gather, which XLA for CPU does number by number.
-        return jnp.stack([lax.dynamic_slice_in_dim(again, d[i], size, place) for i in range(len(d))])
+        return jnp.stack([self._slices(twice, looped[1:], known, starts) for starts in each])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a nonlinearity is: an elementwise function, and the three expectations the infinite reading asks of it."""
 
 import abc
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,9 @@ class Nonlinearity(Layer):
     @abc.abstractmethod
     def mean(self, q: Array) -> Array:
         """E[phi(u)] for u of variance q."""
+
+    def narrower(self, dtype: Any) -> "tuple[tuple[float, Nonlinearity], ...]":
+        return ()
 
     def normalized(self) -> "Affine":
         """(phi - E phi) / std phi under N(0, 1): zero mean and unit variance at variance 1."""
@@ -149,6 +152,9 @@ class Affine(Nonlinearity):
 
     def mean(self, q: Array) -> Array:
         return self.scale * self.inner.mean(q) + self.shift
+
+    def narrower(self, dtype: Any) -> tuple[tuple[float, Nonlinearity], ...]:
+        return tuple((limit, Affine(way, self.scale, self.shift)) for limit, way in self.inner.narrower(dtype))
 
 
 __all__ = ["Affine", "Diagonal", "Dual", "Nonlinearity", "Parity"]

@@ -7,7 +7,7 @@ expectation, and shared by all equal ones.
 import abc
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -22,13 +22,19 @@ from ntkit.nn.activations._base import Affine, Diagonal, Dual, Nonlinearity, Par
 from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._mixed import Mixed
 from ntkit.nn.activations._pieces import Closed, find_pieces
+from ntkit.nn.activations._products import Products, find_products, products_dual, side
 from ntkit.nn.activations._quadrature import derivative_of, half_line_rule, hosted
 from ntkit.nn.activations._road import Kinks, Plan, Road
 from ntkit.nn.activations._tables import find_parity, fit
 
+# Deviations up to which pixels are served by sums of products, and how exactly in float32.
+TOPS, SINGLE_PRODUCTS = (2.0, 5.0), 5e-7
+
 
 class Tabulated(Nonlinearity):
     """An activation whose expectations come from tables made of the function itself."""
+
+    intermediates: ClassVar[int] = 16
 
     @abc.abstractmethod
     def plan(self) -> Plan:
@@ -53,6 +59,14 @@ class Tabulated(Nonlinearity):
     def mean(self, q: Array) -> Array:
         return road_of(self.plan()).mean(q)
 
+    def narrower(self, dtype: Any) -> tuple[tuple[float, Nonlinearity], ...]:
+        plan = self.plan()
+        if _kinks(plan):
+            return ()
+        single = np.dtype(dtype).itemsize <= 4
+        tops = (top for top in TOPS if _products(plan, top, single) is not None)
+        return tuple((top**2, Narrow(self, top, single)) for top in tops)
+
     def normalized(self) -> Affine:
         affine = super().normalized()
         if is_zero(affine.shift) or not _serves(_kinks(self.plan())):
@@ -75,6 +89,46 @@ class Tabulated(Nonlinearity):
         parabolas are integrated in closed form, at any variance, up to rounding.
         """
         return road_of(self.plan()).error(q)
+
+
+class Narrow(Nonlinearity):
+    """A smooth activation for deviations up to `top`, its duals from `_products`."""
+
+    inner: Tabulated
+    top: float = eqx.field(static=True)
+    single: bool = eqx.field(static=True)
+
+    @property
+    def table(self) -> Products:
+        found = _products(self.inner.plan(), self.top, self.single)
+        assert found is not None
+        return found
+
+    @property
+    def parity(self) -> Parity:
+        return self.inner.parity
+
+    def fn(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.inner.fn(x)
+
+    def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+        return products_dual(self.table, xx, xy, yy, gap)
+
+    def diagonal(self, q: Array) -> Diagonal:
+        return self.inner.diagonal(q)
+
+    def variance(self, q: Array) -> Array:
+        norm = side(self.table, q).norm
+        return norm * norm
+
+    def mean(self, q: Array) -> Array:
+        return side(self.table, q).mean
+
+
+@lru_cache(maxsize=64)
+def _products(plan: Plan, top: float, single: bool) -> Products | None:
+    found = find_products(plan.fn, plan.derivative, top, SINGLE_PRODUCTS if single else plan.tolerance)
+    return found.astype(np.float32) if found is not None and single else found
 
 
 class Activation(Tabulated):

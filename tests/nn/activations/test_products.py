@@ -1,0 +1,83 @@
+"""Sums of products: against nested quadrature, and inside a network against the series."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntkit
+from ntkit import nn
+from ntkit.nn.activations._quadrature import duals
+from ntkit.nn.activations.series import Tabulated
+
+S = np.array([1e-6, 0.05, 0.8, 1.97, 4.9])
+THETAS = np.array([0.0, 0.02, 0.9, np.pi / 2, 2.5, np.pi])
+
+
+@pytest.mark.parametrize("name", ["tanh", "silu"])
+def test_duals_are_within_the_tolerance(name, x64):
+    fn, layer = {"tanh": (jnp.tanh, nn.Tanh()), "silu": (jax.nn.silu, nn.Silu())}[name]
+    parity = -1 if name == "tanh" else 0
+    slope = jax.vmap(jax.vmap(jax.vmap(jax.grad(fn))))
+    exact = [duals(f, S, THETAS, angles=90, radii=90, parity=p) for f, p in ((fn, parity), (slope, -parity))]
+    norms = [np.sqrt(np.diagonal(each[0])) for each in exact]
+    for dtype, bound in ((np.float32, 1e-6), (np.float64, 1e-9)):
+        ways = layer.narrower(dtype)
+        assert [limit for limit, _ in ways] == [4.0, 25.0]
+        for limit, way in ways:
+            inside = limit >= S**2
+            q = jnp.asarray(S**2, dtype)[inside]
+            xy = jnp.asarray(np.cos(THETAS)[:, None, None] * np.outer(S, S)[inside][:, inside], dtype)
+            gap = jnp.asarray((1 - np.abs(np.cos(THETAS)))[:, None, None] * np.outer(S, S)[inside][:, inside], dtype)
+            got = way.dual(q[None, :, None], xy, q[None, None, :], gap)
+            for mine, theirs, norm in zip(map(np.asarray, got[:2]), exact, norms, strict=True):
+                errors = np.abs(mine - theirs[:, inside][:, :, inside]) / np.outer(norm, norm)[inside][:, inside]
+                assert errors.max() < bound, (limit, dtype)
+            length = np.sqrt(np.asarray(way.variance(q)))
+            assert np.max(np.abs(length / norms[0][inside] - 1)) < bound
+            lengths = np.outer(length, length)
+            np.testing.assert_allclose(got.gap, lengths - np.abs(np.asarray(got.value)), atol=3e-6)
+
+
+def test_functions_that_are_not_smooth_or_turn_too_fast_are_left_to_the_series():
+    assert nn.Elu().narrower(np.float32) == ()
+    assert nn.Activation(lambda x: jnp.sin(9 * x), kinks=()).narrower(np.float32) == ()
+
+
+def signals(scale):
+    x = np.random.default_rng(0).standard_normal((3, 5, 2)) * np.array([0.3, 1.0, 1.0])[:, None, None]
+    x[2] = x[1]
+    x[1, :3] *= -1
+    return scale * x
+
+
+NET = nn.Sequential(nn.Conv(8, (3,), w_std=1.5, b_std=0.3), nn.Tanh(), nn.Conv(8, (3,), w_std=1.5),
+                    nn.Silu().normalized(), nn.GlobalAvgPool(), nn.Dense(1))  # fmt: skip
+
+
+@pytest.fixture
+def by_the_series(monkeypatch):
+    def run(fn):
+        with monkeypatch.context() as patch:
+            patch.setattr(Tabulated, "narrower", lambda self, dtype: ())
+            return fn()
+
+    return run
+
+
+# Within the first table, beyond it, and beyond all.
+@pytest.mark.parametrize("scale", [0.5, 3.0, 20.0])
+def test_kernels_of_signals_are_those_of_the_series(scale, by_the_series, x64):
+    x = signals(scale)
+    found, known = ntkit.kernels(NET, x), by_the_series(lambda: ntkit.kernels(NET, x))
+    for a, b in zip(found, known, strict=True):
+        np.testing.assert_allclose(a, b, rtol=3e-9, atol=3e-9 * np.abs(b).max())
+
+
+def test_gradients_are_those_of_the_series(by_the_series, x64):
+    x, net = jnp.asarray(signals(0.7)), nn.Sequential(*NET.layers[2:])
+
+    def total(x):
+        return jnp.sum(jnp.sin(jnp.arange(9.0).reshape(3, 3)) * ntkit.NTK(net)(x, x))
+
+    np.testing.assert_allclose(jax.grad(total)(x), by_the_series(lambda: jax.grad(total)(x)), rtol=1e-6, atol=1e-7)
