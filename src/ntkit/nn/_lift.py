@@ -147,11 +147,16 @@ class _Way:
     def __init__(self, fn: Propagate, intermediates: int, space: Space, laws: Sequence[Covariance]):
         self._space, self._many = space, intermediates > 1
         self._parts, self.width = _parts(fn, tuple(law.width for law in laws), laws[0].xy.dtype)
-        left, of_x = _over_pixels(self._parts.left, space.rank, 0)([_map(law.xx) for law in laws])
-        right, of_y = _over_pixels(self._parts.right, space.rank, 0)([_map(law.yy) for law in laws])
+        of_one = [_map(law.xx) for law in laws], [_map(law.yy) for law in laws]
+        (left, of_x), (right, of_y) = self._features(of_one)
         self._of_one = {LEFT: of_x, RIGHT: of_y}
-        # Else XLA computes them again for each displacement.
-        self.inputs = lax.optimization_barrier((left, right if self._many else list(map(space.laid_out, right))))
+        # Of many features those that are read are computed where they are, behind a switch.
+        self.inputs = of_one if self._many else _barred(left, list(map(space.laid_out, right)))
+
+    def _features(self, of_one: tuple[list[Array], list[Array]]) -> tuple[Any, Any]:
+        parts, rank = (self._parts.left, self._parts.right), self._space.rank
+        left, right = (_over_pixels(part, rank, 0)(own) for part, own in zip(parts, of_one, strict=True))
+        return left, right
 
     @property
     def variances(self) -> tuple[Array, Array]:
@@ -180,7 +185,8 @@ class _Way:
 
     def _few(self, inputs: Any, pair: list[tuple[Array, ...]]) -> list[Array]:
         """The same, one displacement of the last axis that has several after the other."""
-        space, (left, right) = self._space, inputs
+        space = self._space
+        left, right = _barred(*(features for features, _ in self._features(inputs)))
         counts = [len(d) for d in space.displacements]
         axis = max((a for a, count in enumerate(counts) if count > 1), default=0)
 
@@ -197,6 +203,11 @@ class _Way:
 
     def _maps(self, q: Array) -> Array:
         return q.reshape((1,) * self._space.rank + self._space.sizes)
+
+
+def _barred(left: list[Array], right: list[Array]) -> tuple[list[Array], list[Array]]:
+    """Else XLA computes them again for each displacement."""
+    return lax.optimization_barrier((left, right))
 
 
 def _parts(fn: Propagate, widths: tuple[int, ...], dtype: Any) -> tuple[Sides, int]:

@@ -23,7 +23,7 @@ def test_duals_are_within_the_tolerance(name, x64):
     norms = [np.sqrt(np.diagonal(each[0])) for each in exact]
     for dtype, bound in ((np.float32, 1e-6), (np.float64, 1e-9)):
         ways = layer.narrower(dtype)
-        assert [limit for limit, _ in ways] == [4.0, 25.0]
+        assert len(ways) == 3 and ways[-1][0] == 25
         for limit, way in ways:
             inside = limit >= S**2
             q = jnp.asarray(S**2, dtype)[inside]

@@ -28,7 +28,7 @@ from ntkit.nn.activations._road import Kinks, Plan, Road
 from ntkit.nn.activations._tables import find_parity, fit
 
 # Deviations up to which pixels are served by sums of products, and how exactly in float32.
-TOPS, SINGLE_PRODUCTS = (2.0, 5.0), 5e-7
+TOPS, SINGLE_PRODUCTS = (1.2, 2.2, 5.0), 7e-7
 
 
 class Tabulated(Nonlinearity):
