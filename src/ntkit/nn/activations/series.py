@@ -21,7 +21,7 @@ from ntkit.nn.activations._angular import Angular
 from ntkit.nn.activations._base import Affine, Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._mixed import Mixed
-from ntkit.nn.activations._pieces import Closed, find_pieces
+from ntkit.nn.activations._pieces import Closed, Pieces, find_pieces
 from ntkit.nn.activations._quadrature import derivative_of, half_line_rule, hosted
 from ntkit.nn.activations._road import Kinks, Plan, Road
 from ntkit.nn.activations._tables import find_parity, fit
@@ -55,7 +55,7 @@ class Tabulated(Nonlinearity):
 
     def normalized(self) -> Affine:
         affine = super().normalized()
-        if is_zero(affine.shift) or not _serves(_kinks(self.plan())):
+        if is_zero(affine.shift) or _pieces(self.plan()) is not None:
             return affine
         # Next to a large mean the rest is rounding: subtracted from the function, not from its expectations.
         return Affine(Centred(self, float(-affine.shift / affine.scale)), affine.scale, 0.0)
@@ -203,11 +203,17 @@ def road_of(plan: Plan) -> Road:
     kinks = _kinks(plan)
     if _serves(kinks):
         return Angular(fit(plan.fn, plan.derivative, plan.tolerance, plan.variances[1] ** 0.5))
-    pieces = find_pieces(hosted(plan.fn), kinks)
+    pieces = _pieces(plan)
     if pieces is not None:
         return Closed(pieces, plan.variances[0])
     places = tuple(sorted({kink.place for kink in kinks}))
     return Mixed(plan, places)
+
+
+def _pieces(plan: Plan) -> Pieces | None:
+    """The formula of a function that the series does not serve, if it has one."""
+    kinks = _kinks(plan)
+    return None if _serves(kinks) else find_pieces(hosted(plan.fn), kinks)
 
 
 def _kinks(plan: Plan) -> tuple[Kink, ...]:
