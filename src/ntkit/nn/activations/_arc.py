@@ -98,9 +98,9 @@ def arctan(t: Array) -> Array:
 
 
 def arc_excess(t: Array) -> Array:
-    """x - sin(x) for x = 2 atan(t) in [0, pi / 2]."""
+    """(x - sin(x)) / t for x = 2 atan(t) in [0, pi / 2]."""
     u = t * t
-    return 2 * t * u * _horner(_bytes(_EXCESS, t), u)
+    return 2 * u * _horner(_bytes(_EXCESS, t), u)
 
 
 def _unequal(total: Array, product: Array, terms: int) -> Array:

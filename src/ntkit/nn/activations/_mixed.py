@@ -7,11 +7,11 @@ E[phi phi] - E[kappa kappa] is as smooth as phi - kappa, and a series serves it:
     E[phi'(u) phi'(v)] = E[kappa' kappa'] + N1 N1 sum_k T_k(t) f_k(s1) . f_k(s2)
     E[phi(u) phi(v)]   = E[kappa kappa]   + N N (a(s1) . a(s2) - (1 - cos(theta)) D(theta))
 
-with norms as in `_tables`, odd and even parts of the rest apart in the folded angle, and a scalar product of both signs.
-With k = kappa / N, |a|^2 + |k|^2 = 1, so that E[phi phi] / (N N) is 1 less distances, or what they are from -1.
+with norms as in `_tables`, odd and even parts of the rest apart in the folded angle, and a scalar product of both
+signs. With k = kappa / N, |a|^2 + |k|^2 = 1, so that E[phi phi] / (N N) is 1 less distances, or what they are from -1.
 
-Of a function that is 0 around 0 the table begins at a small deviation. Below, the features stay what they are there, and
-the norms go with those of kappa, of which the function then is nearly all.
+Of a function that is 0 around 0 the table begins at a small deviation. Below, the features stay what they are there,
+and the norms go with those of kappa, of which the function then is nearly all.
 """
 
 from collections.abc import Callable
@@ -98,9 +98,11 @@ class Mixed(Road):
             ends = [diagonal(jnp.asarray(law[i])) for i in (0, 2)]
             worst = 0.0
             for a, b, q1, q2 in zip(rough[:2], fine[:2], *ends, strict=True):
-                size = np.sqrt(np.asarray(q1) * np.asarray(q2))
+                # What underflows is right.
+                away = np.abs(np.asarray(a, np.float64) - np.asarray(b)) - 100 * float(np.finfo(np.float32).tiny)
+                size = np.sqrt(np.asarray(q1)) * np.sqrt(np.asarray(q2))
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    error = np.abs(np.asarray(a, np.float64) - np.asarray(b)) / size
+                    error = np.where(away > 0, away / size, 0 * away)
                 worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
         return SAFETY * worst
 
@@ -119,8 +121,8 @@ def _random_laws(low: float, top: float) -> tuple[np.ndarray, ...]:
 
 
 class End(NamedTuple):
-    """What belongs to one variance: the row, E[kappa^2] and E[kappa'^2] over the norms, and the inverse norms; all but the
-    row at most at the end of the table."""
+    """What belongs to one variance: the row, E[kappa^2] and E[kappa'^2] over the norms, and the inverse norms; all
+    but the row at most at the end of the table."""
 
     row: Row
     own: tuple[Array, Array]
@@ -209,8 +211,8 @@ def _own(rest: Rest, q: Array, top: float) -> tuple[Array, Array]:
 
 
 def _kinks_lost(rest: Rest, pair: Pair, ends: tuple[End, End]) -> tuple[Array, Array, Array]:
-    """|k1|^2 / 2 + |k2|^2 / 2 -+ k1 . k2 for k = kappa / N, the first without cancellation for nearly parallel pairs, and
-    the dual of kappa' / N1."""
+    """|k1|^2 / 2 + |k2|^2 / 2 -+ k1 . k2 for k = kappa / N, the first without cancellation for nearly parallel pairs,
+    and the dual of kappa' / N1."""
     local, slope, tails = rest.parts.local, rest.parts.local.derivative(), rest.parts.vanish[1]
     unit, slope_unit = (a * b for a, b in zip(ends[0].units, ends[1].units, strict=True))
     halves = (ends[0].own[0] + ends[1].own[0]) / 2

@@ -35,7 +35,9 @@ from ntkit.nn.activations._tables import (
     totals,
 )
 
-# Jumps of phi and of its derivatives below `orders` go into kappa, under windows of the first width that keeps kappa below
+
+# Jumps of phi and of its derivatives below `orders` go into kappa, under windows of the first width that keeps kappa
+# below
 # `mass` times phi in squares: wide ones make the rest smooth, and kappa so much larger than phi costs digits. float32
 # takes less of both.
 class Window(NamedTuple):
@@ -54,8 +56,9 @@ FARTHEST = 25.0
 class Parts(NamedTuple):
     """phi, phi' and what carries their kinks.
 
-    A function that is constant around 0 has a `reach`, the nearest kink, a table that begins at a deviation `start`, and
-    an oracle that goes out `far` enough to see more than 0.
+
+    A function that is constant around 0 has a `reach`, the nearest kink, a table that begins at a deviation `start`,
+    and an oracle that goes out `far` enough to see more than 0.
     """
 
     value: Callable
@@ -202,9 +205,7 @@ def find_scale(parts: Parts, low: float, top: float, tolerance: float) -> tuple[
     return (halves if halves[0] < whole[0] / 2 else whole)[1:]
 
 
-def _best_of_half(
-    rests: list[np.ndarray], s: np.ndarray, start: float, top: float, count: int
-) -> tuple[float, Scale]:
+def _best_of_half(rests: list[np.ndarray], s: np.ndarray, start: float, top: float, count: int) -> tuple[float, Scale]:
     """What one part leaves out of the rows that it serves, and its map."""
     found = []
     for centre, linear in itertools.product((0.05, 0.2, 1.0), (0.0, 0.3)):
@@ -304,7 +305,9 @@ class Rest(NamedTuple):
 FINEST = 1e-12
 
 
-def _attempts(parts: Parts, scale: Scale | Halves, sizes, tolerance: float, seen: np.ndarray, mass: float) -> Iterator[Fit]:
+def _attempts(
+    parts: Parts, scale: Scale | Halves, sizes, tolerance: float, seen: np.ndarray, mass: float
+) -> Iterator[Fit]:
     """Each dearer than the last: the cheap samples may have flattered."""
     for count, terms in sizes:
         tables = sample_mixed(parts, scale, count, terms)

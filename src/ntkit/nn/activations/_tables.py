@@ -27,8 +27,8 @@ from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rul
 
 
 class Scale(NamedTuple):
-    """s -> x in [-1, 1] on start <= s <= top: (x + 1) / 2 = w (a / (w + centre) + linear / width), w = s - start, with a
-    such that 1 is reached at the top."""
+    """s -> x in [-1, 1] on start <= s <= top: (x + 1) / 2 = w (a / (w + centre) + linear / width), w = s - start,
+    with a such that 1 is reached at the top."""
 
     top: float
     centre: float
@@ -115,8 +115,8 @@ class Turn(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """s^start (1 + s)^(end - start) exp(-reach^2 / 4 s^2), times (s / top)^rest beyond the table: how a norm vanishes at
-    0, if at all, of a function that is 0 up to |x| = reach; and how it grows."""
+    """s^start (1 + s)^(end - start) exp(-reach^2 / 4 s^2), times (s / top)^rest beyond the table: how a norm vanishes
+    at 0, if at all, of a function that is 0 up to |x| = reach; and how it grows."""
 
     start: int
     end: int

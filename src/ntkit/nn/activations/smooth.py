@@ -22,8 +22,8 @@ from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 
 class _Scaled(NamedTuple):
     """Numbers of the pair over R = sqrt((1 + k q1)(1 + k q2)), so that D = (1 + k q1)(1 + k q2) - k^2 c^2, which is a
-    variance squared, does not overflow: float32 ends at variances of 1e19 otherwise. Gradients would end earlier, so what
-    is divided by is at least 1, and R is multiplied by in four steps."""
+    variance squared, does not overflow: float32 ends at variances of 1e19 otherwise. Gradients would end earlier, so
+    what is divided by is at least 1, and R is multiplied by in four steps."""
 
     first: Array  # (1 + k q1)^(-1/4)
     second: Array  # (1 + k q2)^(-1/4)
@@ -135,9 +135,10 @@ class Gelu(Nonlinearity):
         near, far, root, root0 = 1 - ratio, size(pair.c), pair.root, pair.root0
         # From w to w0, its value if the inputs were parallel: turn = w0 - w.
         sine = pair.over(gap) * (1 + near) / (root + near * root0)
-        excess = _arc.arc_excess(sine / (1 + pair.cosine * pair.over(root0) + pair.s * far))  # turn - sin(turn)
+        half = sine / (1 + pair.cosine * pair.over(root0) + pair.s * far)  # tan(turn / 2)
+        curve = _arc.arc_excess(half)  # turn - sin(turn) over it
         bend = ((pair.s + far) * (pair.over(pair.balance) + pair.inverse / root0) - root * sine) / (root + root0)
-        turned = size(xy) * excess + gap * (w + sine + excess + bend)
+        turned = size(xy) * half * curve + gap * (w + sine + half * curve + bend)
         # Parallel rows: Psi(q) = 2 q (k + t) / pi with the angle k of Erf and t = 2 sin(k) / sqrt(1 + 2 q).
         a, b = _arc.Row.of(xx), _arc.Row.of(yy)
         parallel = _arc.loss(a, b, pair.half, pair.s, root0, 0.0)
@@ -154,8 +155,10 @@ class Gelu(Nonlinearity):
         m = [math.sqrt(2 / math.pi) * safe_sqrt(row.sine) * p for row, p in zip((a, b), sums, strict=True)]
         tops = [jnp.sqrt(1 + x * x) for x in m]
         apart = m[0] - m[1]
-        bracket = apart * apart / (tops[0] * tops[1] + 1 + m[0] * m[1])
-        return 2 / math.pi * (turned + s * parallel) + s * bracket
+        bracket = s * apart * apart / (tops[0] * tops[1] + 1 + m[0] * m[1])
+        # Of equal rows it is 0 with its slopes, which would be 0 times infinity.
+        equal = (xx == yy) & (xx > float(jnp.finfo(xx.dtype).max) ** 0.5)
+        return 2 / math.pi * (turned + jnp.where(equal, 0, s * parallel)) + bracket
 
     def diagonal(self, q: Array) -> Diagonal:
         # A / 2 pi is a quarter or a half turn and a small angle: over many layers each rounding counts.
