@@ -138,7 +138,7 @@ def _steps(parts: Parts, s: np.ndarray, thetas: np.ndarray, norms: list[np.ndarr
     if parts.parity:
         return [pair]
     # The slope of the odd half is even.
-    even, odd = zip(*(_halves(*np.split(x, 2), 0) for x in pair), strict=True)
+    even, odd = zip(*(_halves(x[: len(thetas)], x[len(thetas) :], 0) for x in pair), strict=True)
     return [odd, even]
 
 
