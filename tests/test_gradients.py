@@ -82,3 +82,14 @@ def test_where_the_bias_cancels_the_covariance_of_antipodes():
     net = nn.Sequential(nn.Dense(4, 1.0, 1.0), nn.Relu(), nn.Dense(1, 1.0, 0.5))
     row = 2 * np.eye(4)[:1]  # |x|^2 / 4 = 1, without rounding
     laws.has_right_gradients(net, row, -row)
+
+
+@pytest.mark.parametrize("phi", [nn.Erf(), nn.Gaussian(), nn.Gelu()], ids=["Erf", "Gaussian", "Gelu"])
+def test_finite_in_float32_for_huge_and_tiny_inputs(phi):
+    # Duplicates, antipodes, multiples: a quotient's gradient squares what is small there.
+    rows = jnp.asarray(laws.hard_rows()[[0, 1, 3, 4, 5, 6, 7]], jnp.float32)
+    net = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), deep(phi))
+    slopes = jax.jit(jax.grad(lambda net, x, y: sum(jnp.sum(k) for k in ntkit.kernels(net, x, y)), (0, 1, 2)))
+    for scale in (1e-15, 1e-8, 1e8, 1e12, 1e15):
+        found = slopes(net, scale * rows, scale * rows[::-1])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), f"at scale {scale}"

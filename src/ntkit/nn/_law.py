@@ -182,5 +182,5 @@ def relative(law: Covariance) -> tuple[Array, Array]:
     roots = safe_sqrt(law.xx), safe_sqrt(law.yy)
     inverse = [safe_divide(jnp.ones_like(r), r) for r in roots]
     nothing = (law.xx <= 0) | (law.yy <= 0)
-    ratio = jnp.where(nothing, 1, jnp.clip(law.gap * (inverse[0] * inverse[1]), 0, 1))
+    ratio = jnp.where(nothing, 1, jnp.clip(law.gap * inverse[0] * inverse[1], 0, 1))
     return roots[0] * roots[1], ratio

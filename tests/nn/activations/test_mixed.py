@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 from test_series import law, line, nested
 
 from ntkit.nn.activations.series import Activation
 
 
-def shifted_elu(x):
-    return jax.nn.elu(x - 1)
+def bent_silu(x):
+    return jax.nn.silu(x) + jnp.maximum(x - 1, 0) / 2
 
 
 def cut_cosine(x):
@@ -21,10 +22,10 @@ def cut_cosine(x):
 FINE = tuple(np.arange(-50, 51, 4.0))
 # The function, its derivative, its kinks.
 KINKED = {
-    "elu(x - 1)": (
-        Activation(shifted_elu),
-        lambda x: np.where(x > 1, x - 1, np.expm1(np.minimum(x - 1, 0))),
-        lambda x: np.where(x > 1, 1, np.exp(np.minimum(x - 1, 0))),
+    "bent silu": (
+        Activation(bent_silu),
+        lambda x: x * expit(x) + np.maximum(x - 1, 0) / 2,
+        lambda x: expit(x) + x * expit(x) * expit(-x) + (x > 1) / 2,
         (1.0,),
     ),
     "cos x, x > 0": (
@@ -77,8 +78,26 @@ def test_diagonal_and_mean(name, x64):
         assert abs(mean[i] - line(value, kinks, variance)) < 2e-9 * np.sqrt(squares[0])
 
 
+@pytest.mark.parametrize("dtype, bound", [(np.float32, 2e-6), (np.float64, 1e-6)])
+def test_the_angle_behind_opposite_rows_is_that_of_the_even_part(dtype, bound, x64):
+    """At small variances it is nearly linear: phi(-x) is nearly -phi(x), and a kink behind sees what is left."""
+    activation, value, _, kinks = KINKED["bent silu"]
+    knots = (*kinks, *(-k for k in kinks))
+    s, ratio = (x.ravel() for x in np.meshgrid([1e-2, 0.3, 5.0], [1.0, 1.4]))
+    gaps = jax.jit(activation.dual)(*law(s * s, (ratio * s) ** 2, np.pi, dtype)).gap
+
+    def unit(z, s):
+        return value(s * z) / np.sqrt(line(lambda x: value(x) ** 2, kinks, s * s))
+
+    for a, b, gap in zip(s, ratio * s, np.asarray(gaps, np.float64), strict=True):
+        norms = [np.sqrt(line(lambda x: value(x) ** 2, kinks, q)) for q in (a * a, b * b)]
+        # At v = -(b / a) u.
+        exact = line(lambda x: (unit(x / a, a) + unit(-x / a, b)) ** 2, (*knots, *(k * a / b for k in knots)), a * a)  # noqa: B023
+        assert abs(np.sqrt(2 * gap / (norms[0] * norms[1])) - np.sqrt(exact)) < bound
+
+
 def test_finite_at_the_edges():
-    activation = KINKED["elu(x - 1)"][0]
+    activation = KINKED["bent silu"][0]
     laws = jnp.asarray(
         [(0, 0, 0, 0), (0, 0, 1, 0), (1, 1, 1, 0), (1, -1, 1, 0), (1, 0, 1, 1), (1, 2, 4, 0), (900, 90, 100, 210)],
         jnp.float32,

@@ -15,8 +15,17 @@ def clipped_exponential(x):
     return jnp.clip(jnp.exp(jnp.minimum(x, 3.0)), 0, 2)
 
 
-def far_corner(x):
-    return jax.nn.sigmoid(x) + 0.1 * jnp.abs(x - 8)
+def shrunk_tanh(x):
+    t = jnp.tanh(x)
+    return jnp.sign(t) * jnp.maximum(jnp.abs(t) - 0.3, 0)
+
+
+def gated_softplus(x):
+    return jnp.where(x > 0.5, jax.nn.softplus(x), 0.0)
+
+
+def stepped_softsign(x):
+    return x / (1 + jnp.abs(x)) + jnp.where(x > 0, 0.5, 0.0)
 
 
 def gated_line(x):
@@ -36,7 +45,7 @@ def parabolas(x):
 
 
 # The functions, and how many deviations the oracle reaches: at variance 1e-2 gates lie beyond ten and twenty.
-# Left out here, for time: softplus(x) where x > 0.5, whose norm falls to 4e-4 at variance 1e-2, reaches 6e-8.
+LOCALISED = ((clipped_exponential, 9), (shrunk_tanh, 9), (gated_softplus, 12), (stepped_softsign, 9))
 CLOSED = ((gated_line, 18), (cubic, 18), (late_relu, 30), (parabolas, 9))
 
 
@@ -73,14 +82,16 @@ def worst_errors(activation, fn, dtypes, reach=9):
         squares = [[line(lambda x, f=f: f(x) ** 2, knots, q, reach) for q in side] for side in (q1, q2)]
         scale = np.sqrt(squares[0]) * np.sqrt(squares[1])
         for i, got in enumerate(found):
-            worst[i] = max(worst[i], np.max(np.abs(np.asarray(got[which], np.float64) - exact) / scale))
+            # What underflows counts as right.
+            away = np.abs(np.asarray(got[which], np.float64) - exact) - 100 * float(np.finfo(dtypes[i]).tiny)
+            worst[i] = max(worst[i], np.max(np.maximum(away, 0) / scale))
     return worst
 
 
-@pytest.mark.parametrize("fn", [clipped_exponential, far_corner])
-def test_the_estimate_covers_the_error_of_localised_kinks(fn, x64):
+@pytest.mark.parametrize("fn, reach", LOCALISED)
+def test_the_estimate_covers_the_error_of_localised_kinks(fn, reach, x64):
     activation = Activation(fn)
-    (error,) = worst_errors(activation, fn, [np.float64])
+    (error,) = worst_errors(activation, fn, [np.float64], reach)
     assert error <= float(activation.error(jnp.asarray(1e2))) <= 1e-9
 
 

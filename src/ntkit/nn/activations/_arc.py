@@ -58,12 +58,13 @@ class Row(NamedTuple):
         return Row(q, sine, angle, 2 * jnp.arctan2(1, width), safe_sqrt(angle), ratio, width, slant)
 
 
-def loss(a: Row, b: Row, over: Array, sine: Array, cosine: Array, step: Array | float) -> Array:
-    """sqrt(k1 k2) - w >= 0 for the angle w in [0, pi / 2] of given sine and cosine.
+def loss(a: Row, b: Row, scale: Array, sine: Array, cosine: Array, step: Array | float) -> Array:
+    """sqrt(k1 k2) - w >= 0 for the angle w in [0, pi / 2] of given sine.
 
-    `over` is 1 / sqrt((1 + Q1)(1 + Q2)) and `step` = sqrt(sin k1 sin k2) - sin w, which is 0 for parallel rows.
+    `cosine` is that of w over `scale` = ((1 + Q1)(1 + Q2))^(-1/4), which it is of the size of, and
+    `step` = sqrt(sin k1 sin k2) - sin w over it, which is 0 for parallel rows.
     """
-    terms = _bytes(_TERMS, over)
+    terms = _bytes(_TERMS, scale)
     root = a.root * b.root
     product = root * root
     small = product < 0.25
@@ -71,15 +72,17 @@ def loss(a: Row, b: Row, over: Array, sine: Array, cosine: Array, step: Array | 
     apart = a.angle - b.angle
     sines = _horner(_SINE[terms - 1 :: -1], product)
     unequal = root * (apart * apart) * _unequal(a.angle + b.angle, product, terms) / (sines + a.ratio * b.ratio)
-    opposite = unequal + step
-    adjacent = jnp.sqrt(jnp.where(small, 1 - product * (sines * sines), 1)) + cosine
-    # Others: sin(mean - w) sin(mean + w) = sin^2(half the difference) + sin k1 sin k2 - sin^2 w, mean = (k1 + k2) / 2.
+    opposite = unequal + scale * step
+    adjacent = jnp.sqrt(jnp.where(small, 1 - product * (sines * sines), 1)) + scale * cosine
+    # Others: sin(mean - w) sin(mean + w) = sin^2(half the difference) + sin k1 sin k2 - sin^2 w, mean = (k1 + k2) / 2;
+    # the cosine of the mean and both sides over the scale.
     widths = a.width + b.width
-    half = over * ((a.scaled - b.scaled) / widths)
-    mean_sine, mean_cosine = (a.slant * b.slant - over) / 2, over * widths / 2
-    numerator = half * half + step * (step + 2 * sine)
+    over = scale * scale
+    half = scale * ((a.scaled - b.scaled) / widths)
+    mean_sine, mean_cosine = (a.slant * b.slant - over) / 2, scale * widths / 2
+    numerator = scale * half * half + step * (scale * step + 2 * sine)
     total = jnp.where(small, 1, mean_sine * cosine + mean_cosine * sine)
-    wide = total * (1 + mean_cosine * cosine + mean_sine * sine)
+    wide = total * (1 + over * mean_cosine * cosine + mean_sine * sine)
     t = jnp.where(small, opposite, numerator) / jnp.where(small, adjacent, wide)
     between = a.complement - b.complement
     roots = a.root + b.root
@@ -95,9 +98,9 @@ def arctan(t: Array) -> Array:
 
 
 def arc_excess(t: Array) -> Array:
-    """x - sin(x) for x = 2 atan(t) in [0, pi / 2]."""
+    """(x - sin(x)) / t for x = 2 atan(t) in [0, pi / 2]."""
     u = t * t
-    return 2 * t * u * _horner(_bytes(_EXCESS, t), u)
+    return 2 * u * _horner(_bytes(_EXCESS, t), u)
 
 
 def _unequal(total: Array, product: Array, terms: int) -> Array:

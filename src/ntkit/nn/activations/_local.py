@@ -31,6 +31,13 @@ class Local(NamedTuple):
 
     width: float
     bumps: tuple[Bump, ...]
+    heights: tuple[tuple[float, ...], ...] = ()  # the derivatives of each bump at w = 0+
+
+    def under(self, width: float) -> "Local":
+        """The same derivatives at the kinks under windows of another width."""
+        pairs = zip(self.bumps, self.heights, strict=True)
+        bumps = (bump._replace(coefficients=_coefficients(list(heights), width)) for bump, heights in pairs)
+        return self._replace(width=width, bumps=tuple(bumps))
 
     def derivative(self) -> "Local":
         """kappa' wherever it exists."""
@@ -61,15 +68,15 @@ def localise(fn: Callable, slope: Callable, places: tuple[float, ...], orders: i
     while len(levels) <= orders:
         levels.append(derivative_of(levels[-1]))
     hosts = [hosted(f) for f in levels]
-    bumps = []
+    bumps, heights = [], []
     for place in places:
         jumps = [jump_at(hosts[o], hosts[o + 1], place) for o in range(orders)]
         # Each grows away from 0, so that none is seen at small variances; at 0 to both sides, so that kappa is even or
         # odd where fn is.
         for side in (1, -1) if place == 0 else (1 if place > 0 else -1,):
-            heights = [side ** (o + 1) * jump / (2 if place == 0 else 1) for o, jump in enumerate(jumps)]
-            bumps.append(Bump(side, abs(place), _coefficients(heights, width)))
-    return Local(width, tuple(bumps))
+            heights.append(tuple(side ** (o + 1) * jump / (2 if place == 0 else 1) for o, jump in enumerate(jumps)))
+            bumps.append(Bump(side, abs(place), ()))
+    return Local(width, tuple(bumps), tuple(heights)).under(width)
 
 
 def _coefficients(heights: list[float], width: float) -> tuple[float, ...]:
@@ -83,12 +90,12 @@ def _coefficients(heights: list[float], width: float) -> tuple[float, ...]:
     return tuple(found)
 
 
-def both_expectations(local: Local, pair: Pair) -> tuple[Array, Array]:
-    """E[kappa(u) kappa(v)] and E[kappa'(u) kappa'(v)]."""
+def both_expectations(local: Local, pair: Pair, *, tails: bool = False) -> tuple[Array, Array]:
+    """E[kappa(u) kappa(v)] and E[kappa'(u) kappa'(v)]; with `tails` what is far out keeps its relative precision."""
     slope = local.derivative()
     orders = max(len(b.coefficients) for b in slope.bumps)
     tables = np.array(
         [[np.pad(b.coefficients, (0, orders - len(b.coefficients))) for b in k.bumps] for k in (local, slope)]
     )
-    value, derivative = expectations([(b.side, b.place) for b in local.bumps], tables, pair, local.width)
+    value, derivative = expectations([(b.side, b.place) for b in local.bumps], tables, pair, local.width, tails=tails)
     return value, derivative

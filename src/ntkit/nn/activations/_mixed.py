@@ -4,16 +4,19 @@ Their dual is not smooth where s1 and s2 bring a kink to one place and the angle
 would need thousands of terms. Localised kinks kappa (`_local`) are subtracted, whose dual is closed; the rest
 E[phi phi] - E[kappa kappa] is as smooth as phi - kappa, and a series serves it:
 
-    E[phi'(u) phi'(v)] = E[kappa' kappa'] + A1 A1 sum_k T_k(t) f_k(s1) . f_k(s2)
-    E[phi(u) phi(v)]   = E[kappa kappa]   + A A (a(s1) . a(s2) - (1 - cos(theta)) D(theta))
+    E[phi'(u) phi'(v)] = E[kappa' kappa'] + N1 N1 sum_k T_k(t) f_k(s1) . f_k(s2)
+    E[phi(u) phi(v)]   = E[kappa kappa]   + N N (a(s1) . a(s2) - (1 - cos(theta)) D(theta))
 
-with a scalar product of both signs, and norms A = N, A1 = N1 as in `_tables`, but where N vanishes faster than any
-power at small variances: there A^2 = N^2 + floor^2.
+with norms as in `_tables`, odd and even parts of the rest apart in the folded angle, and a scalar product of both
+signs. With k = kappa / N, |a|^2 + |k|^2 = 1, so that E[phi phi] / (N N) is 1 less distances, or what they are from -1.
+
+Of a function that is 0 around 0 the table begins at a small deviation. Below, the features stay what they are there,
+and the norms go with those of kappa, of which the function then is nearly all.
 """
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import final
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +31,9 @@ from ntkit.nn.activations._moments import Pair, pair_of
 from ntkit.nn.activations._quadrature import derivative_of
 from ntkit.nn.activations._rest import DOUBLE, SINGLE, Rest, fit_rest
 from ntkit.nn.activations._road import Plan, Road
-from ntkit.nn.activations._runtime import beyond, row, sums
+from ntkit.nn.activations._runtime import Row, beyond, row, sums
 from ntkit.nn.activations._tables import Series
+from ntkit.nn.activations._tails import LEFT_OUT
 
 # Pairs on which float32 is compared with float64, and by how much more it may be off elsewhere.
 PAIRS, SAFETY = 1024, 2.0
@@ -76,7 +80,8 @@ class Mixed(Road):
 
     def error(self, q: Array) -> Array:
         rest, single = self.rest(q.dtype), q.dtype.itemsize <= 4
-        rounding = self.single_error if single else UNITS * float(np.finfo(np.float64).eps) * rest.mass
+        tails = LEFT_OUT[8] if rest.parts.vanish[1] else 0.0
+        rounding = self.single_error if single else UNITS * float(np.finfo(np.float64).eps) * rest.mass + tails
         inside = jnp.where(q < rest.low**2, rest.below, rest.fit.error).astype(q.dtype) + rounding
         outside = inside + beyond(rest.fit, self.series(q.dtype), q)
         return jnp.where(q <= rest.fit.tables.scale.top**2, inside, outside)
@@ -93,9 +98,11 @@ class Mixed(Road):
             ends = [diagonal(jnp.asarray(law[i])) for i in (0, 2)]
             worst = 0.0
             for a, b, q1, q2 in zip(rough[:2], fine[:2], *ends, strict=True):
-                size = np.sqrt(np.asarray(q1) * np.asarray(q2))
+                # What underflows is right.
+                away = np.abs(np.asarray(a, np.float64) - np.asarray(b)) - 100 * float(np.finfo(np.float32).tiny)
+                size = np.sqrt(np.asarray(q1)) * np.sqrt(np.asarray(q2))
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    error = np.abs(np.asarray(a, np.float64) - np.asarray(b)) / size
+                    error = np.where(away > 0, away / size, 0 * away)
                 worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
         return SAFETY * worst
 
@@ -113,89 +120,121 @@ def _random_laws(low: float, top: float) -> tuple[np.ndarray, ...]:
     return q1, s * np.cos(theta), q2, gap
 
 
+class End(NamedTuple):
+    """What belongs to one variance: the row, E[kappa^2] and E[kappa'^2] over the norms, and the inverse norms; all
+    but the row at most at the end of the table."""
+
+    row: Row
+    own: tuple[Array, Array]
+    units: tuple[Array, Array]
+
+
 def mixed_dual(rest: Rest, series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
-    parity, top, signs = series.parity, series.scale.top, rest.signs
-    xx, yy = (q.reshape((1,) * (xy.ndim - q.ndim) + q.shape) for q in (xx, yy))
+    parity, top, ndim = series.parity, series.scale.top, xy.ndim
+    xx, yy = (q.reshape((1,) * (ndim - q.ndim) + q.shape) for q in (xx, yy))
     pair = pair_of(xx, size(xy) if parity else xy, yy, gap)
     pair = pair._replace(s1=jnp.minimum(pair.s1, top), s2=jnp.minimum(pair.s2, top))
-    left, right = row(series, xx), row(series, yy)
-    units = [_units(series, q) for q in (xx, yy)]
-    own = [_own(rest, q, top) for q in (xx, yy)]
-    turn = series.turn(pair.theta)
-    kept, slopes = _kinks_lost(rest, pair, units, own)
-    a, b = (jnp.tensordot(series.features, r.basis, 1, precision="highest") for r in (left, right))
-    axes = (-1,) + (1,) * (a.ndim - 1)
-    apart = jnp.sum(signs.astype(a.dtype).reshape(axes) * (a - b) ** 2, axis=0) / 2
-    slope, mean_slope = sums(series.blocks, left, right, turn)
-    lost = kept + apart + pair.near * mean_slope
-    squares = [_squares(series, signs, x, k[0] * u[0] * u[0]) for x, k, u in zip((a, b), own, units, strict=True)]
-    lengths = [safe_sqrt(x) if rest.parts.floors[0] else jnp.ones_like(x) for x in squares]
-    mean = (lengths[0] ** 2 + lengths[1] ** 2) / 2
-    value = left.norm * right.norm * (mean - lost)
-    derivative = left.slope_norm * right.slope_norm * (slope + slopes)
-    # sqrt(n1 n2) - (n1 + n2) / 2 + lost, with n = 1 but where a norm has a floor.
-    short = jnp.maximum(jnp.where(lost <= mean, lost, 2 * mean - lost) - (lengths[0] - lengths[1]) ** 2 / 2, 0)
+    ends = _end(rest, series, xx), _end(rest, series, yy)
+    near, far, slope_kinks = _kinks_lost(rest, pair, ends)
+    left, right = (end.row for end in ends)
+    lost, other, slope = _rest_lost(series, left, right, pair)
+    lost, other = near + lost, far + other
+    value = left.norm * right.norm * (1 - lost)
+    derivative = left.slope_norm * right.slope_norm * (slope + slope_kinks)
     if parity:
         flip = xy < 0
         value, derivative = (jnp.where(flip, p * x, x) for p, x in ((parity, value), (-parity, derivative)))
-    return Dual(value, derivative, left.norm * right.norm * short)
+    return Dual(value, derivative, left.norm * right.norm * jnp.maximum(jnp.where(lost <= 1, lost, other), 0))
 
 
-def _units(series: Series, q: Array) -> tuple[Array, Array]:
-    """1 / A and 1 / A1, at most at the end of the table."""
+def _rest_lost(series: Series, left: Row, right: Row, pair: Pair) -> tuple[Array, Array, Array]:
+    """What the rest takes from 1, and from 1 if v is read backwards, and the dual of its slope; over the norms."""
+    folded = pair.rho < 0
+    turn = series.turn(jnp.where(folded, np.pi - pair.theta, pair.theta))
+    way = jnp.minimum(pair.near, pair.far)
+    odd_near, odd_far = _apart(series.features, series.signs, left, right)
+    if series.even is None:
+        slope, mean_slope = sums(series.blocks, left, right, turn)
+        step = way * mean_slope
+        return odd_near + step, odd_far - step, slope
+    sign = jnp.where(folded, -1, 1).astype(turn.dtype)
+    slope, mean_slope = sums(series.blocks, left, right, turn, series.even.blocks, sign[None])
+    step = way * mean_slope
+    even_near, even_far = _apart(series.even.features, series.even.signs, left, right)
+    lost = jnp.where(folded, odd_far, odd_near) + even_near + sign * step
+    other = jnp.where(folded, odd_near, odd_far) + even_far - sign * step
+    return lost, other, slope
+
+
+def _apart(features: np.ndarray, signs: np.ndarray, left: Row, right: Row) -> tuple[Array, Array]:
+    """|a(s1) - a(s2)|^2 / 2 and |a(s1) + a(s2)|^2 / 2, by a scalar product of these signs."""
+    a, b = (jnp.tensordot(features, r.basis, 1, precision="highest") for r in (left, right))
+    signs = signs.reshape((-1,) + (1,) * (a.ndim - 1))
+    near = jnp.sum(signs * (a - b) ** 2, axis=0) / 2
+    return near, jnp.sum(signs * a * a, axis=0) + jnp.sum(signs * b * b, axis=0) - near
+
+
+def _end(rest: Rest, series: Series, q: Array) -> End:
+    """The row of a variance, with its kinks."""
+    table, start = row(series, q), rest.parts.start
     inside = row(series, jnp.minimum(q, series.scale.top**2))
-    first, second = (jnp.where(n > 0, 1 / jnp.where(n > 0, n, 1), 0) for n in (inside.norm, inside.slope_norm))
-    return first, second
+    own = _own(rest, q, series.scale.top)
+    if start:
+        # Below the table kappa is all, but for a factor, and its norm is known.
+        edge = jnp.full_like(q, start * start)
+        below, first = q < edge, row(series, edge)
+        factors = [safe_sqrt(x / y) for x, y in zip(own, _own(rest, edge, start), strict=True)]
+        norms = [jnp.where(below, n * f, x) for n, f, x in zip(_norms(first), factors, _norms(inside), strict=True)]
+        norms = [n if gone else x for n, x, gone in zip(norms, _norms(inside), rest.parts.vanish, strict=True)]
+        inside = inside._replace(norm=norms[0], slope_norm=norms[1])
+        outer = [jnp.where(below, n, x) for n, x in zip(norms, _norms(table), strict=True)]
+        table = table._replace(norm=outer[0], slope_norm=outer[1])
+    # A norm whose square underflows counts as 0.
+    least = float(jnp.finfo(q.dtype).tiny) ** 0.5
+    units = [jnp.where(n > least, 1 / jnp.where(n > least, n, 1), 0) for n in _norms(inside)]
+    outer = [jnp.where(unit > 0, n, 0) for unit, n in zip(units, _norms(table), strict=True)]
+    table = table._replace(norm=outer[0], slope_norm=outer[1])
+    relative = [x * unit * unit for x, unit in zip(own, units, strict=True)]
+    return End(table, (relative[0], relative[1]), (units[0], units[1]))
+
+
+def _norms(row: Row) -> tuple[Array, Array]:
+    return row.norm, row.slope_norm
 
 
 def _own(rest: Rest, q: Array, top: float) -> tuple[Array, Array]:
     """E[kappa^2] and E[kappa'^2], at most at the end of the table."""
     pair = pair_of(q, q, q, jnp.zeros_like(q))
     s = jnp.minimum(pair.s1, top)
-    return both_expectations(rest.parts.local, pair._replace(s1=s, s2=s))
+    return both_expectations(rest.parts.local, pair._replace(s1=s, s2=s), tails=rest.parts.vanish[1])
 
 
-def _squares(series: Series, signs: np.ndarray, features: Array, kinks: Array) -> Array:
-    """n = E[phi^2] / A^2 of one variance."""
-    axes = (-1,) + (1,) * (features.ndim - 1)
-    return jnp.sum(signs.astype(features.dtype).reshape(axes) * features**2, axis=0) + kinks
-
-
-def _kinks_lost(rest: Rest, pair: Pair, units, own) -> tuple[Array, Array]:
-    """|k1|^2 / 2 + |k2|^2 / 2 - k1 . k2 for kappa / A, without cancellation for nearly parallel pairs, and the dual of
-    kappa' / A1."""
-    local, slope = rest.parts.local, rest.parts.local.derivative()
-    unit, slope_unit = units[0][0] * units[1][0], units[0][1] * units[1][1]
+def _kinks_lost(rest: Rest, pair: Pair, ends: tuple[End, End]) -> tuple[Array, Array, Array]:
+    """|k1|^2 / 2 + |k2|^2 / 2 -+ k1 . k2 for k = kappa / N, the first without cancellation for nearly parallel pairs,
+    and the dual of kappa' / N1."""
+    local, slope, tails = rest.parts.local, rest.parts.local.derivative(), rest.parts.vanish[1]
+    unit, slope_unit = (a * b for a, b in zip(ends[0].units, ends[1].units, strict=True))
+    halves = (ends[0].own[0] + ends[1].own[0]) / 2
     if local.jumps():
-        value, derivative = both_expectations(local, pair)
-        return _halves(units, own) - value * unit, derivative * slope_unit
+        value, derivative = both_expectations(local, pair, tails=tails)
+        return halves - value * unit, halves + value * unit, derivative * slope_unit
     # Both laws in one loop, which is compiled once.
     laws = jax.tree.map(lambda *x: jnp.stack(jnp.broadcast_arrays(*x, pair.rho)[:2]), pair, pair.parallel())
-    value, derivative = lax.map(lambda law: jnp.stack(both_expectations(local, law)), laws).swapaxes(0, 1)
-    halves = _halves(units, own)
-    plain = halves - value[0] * unit
+    value, derivative = lax.map(lambda law: jnp.stack(both_expectations(local, law, tails=tails)), laws).swapaxes(0, 1)
     # By Price's theorem, as `pieces_dual`.
     mean = (derivative[1] + 2 * derivative[0]) / 3 if slope.jumps() else (derivative[1] + derivative[0]) / 2
     eps = float(jnp.finfo(value.dtype).eps)
     apart = halves - value[1] * unit
     close = pair.near * pair.s1 * pair.s2 * mean * unit + jnp.where(apart > 16 * eps * halves, apart, 0)
-    return jnp.where(pair.near < eps**0.5, close, plain), derivative[0] * slope_unit
-
-
-def _halves(units, own) -> Array:
-    """|k1|^2 / 2 + |k2|^2 / 2."""
-    return (own[0][0] * units[0][0] ** 2 + own[1][0] * units[1][0] ** 2) / 2
+    near = jnp.where(pair.near < eps**0.5, close, halves - value[0] * unit)
+    return near, halves + value[0] * unit, derivative[0] * slope_unit
 
 
 def mixed_variance(rest: Rest, series: Series, q: Array) -> Array:
     """E[phi^2] as it goes with `mixed_dual`."""
-    x = row(series, q)
-    if not rest.parts.floors[0]:
-        return x.norm * x.norm
-    features = jnp.tensordot(series.features, x.basis, 1, precision="highest")
-    kinks = _own(rest, q, series.scale.top)[0] * _units(series, q)[0] ** 2
-    return x.norm * x.norm * _squares(series, rest.signs, features, kinks)
+    norm = (_end(rest, series, q).row if rest.parts.start else row(series, q)).norm
+    return norm * norm
 
 
 def integral(fn: Callable, places: tuple[float, ...], q: Array, power: int) -> Array:

@@ -95,14 +95,14 @@ def expectations(
     def step(total: Array, x: tuple[Array, ...]) -> tuple[Array, None]:
         same, at_zero, t1, t2, outer = x
         law = _corner(same, at_zero, t1, t2, pair)
-        if width is None:
-            found = _contract(law, pair.s1, pair.s2, outer)
-            if tails:
-                distant = jnp.maximum(law.h, law.k) > DISTANT
-                found = jnp.where(distant[None], _contract_distant(law, pair.s1, pair.s2, outer), found)
-            return total + found, None
-        law, weight, s1, s2 = _windowed(law, pair, t1, t2, width)
-        return total + weight[None] * _contract(law, s1, s2, outer), None
+        weight, s1, s2 = jnp.ones_like(law.h), pair.s1, pair.s2
+        if width is not None:
+            law, weight, s1, s2 = _windowed(law, pair, t1, t2, width)
+        found = _contract(law, s1, s2, outer)
+        if tails:
+            distant = jnp.maximum(law.h, law.k) > DISTANT
+            found = jnp.where(distant[None], _contract_distant(law, s1, s2, outer), found)
+        return total + weight[None] * found, None
 
     nothing = jnp.zeros((len(tables), *pair.rho.shape), dtype)
     return lax.scan(jax.checkpoint(step), nothing, xs)[0]
@@ -177,7 +177,8 @@ def _windowed(law: Corner, pair: Pair, t1: Array, t2: Array, width: float) -> tu
     rho, r = law.rho * square / (a1 * a2), r * d / (a1 * a2)
     m1, m2 = law.m1 * width / a2, law.m2 * width / a1
     n1, n2 = law.n1 * (d * width) / (a1 * a2 * a2), law.n2 * (d * width) / (a1 * a1 * a2)
-    new = Corner(h, k, rho, r, law.near, jnp.arctan2(r, rho), n1, m1, n2, m2, law.at_zero)
+    near = jnp.where(rho > 0, r * r / (1 + size(rho)), 1 - rho)
+    new = Corner(h, k, rho, r, near, jnp.arctan2(r, rho), n1, m1, n2, m2, law.at_zero)
     return new, weight, s1 * width * a2 / d, s2 * width * a1 / d
 
 

@@ -151,11 +151,12 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
     both = pieces, pieces.derivative()
     parts = zip(both, pieces_diagonal(pieces, q), strict=True)
     tiny = float(jnp.finfo(q.dtype).tiny)
-    # Where a square underflows nothing is promised; one that is 0 everywhere is exact.
     ratios = []
     for p, total in parts:
-        ratio = _mass(p, q, q, pieces.vanishes) / jnp.maximum(total, tiny)
-        ratios.append(jnp.where(total >= tiny, ratio, jnp.inf if p.terms or any(p.polynomial) else 0))
+        mass = _mass(p, q, q, pieces.vanishes)
+        ratio = jnp.where(total >= tiny, mass / jnp.maximum(total, tiny), jnp.inf)
+        # What rounds by less than some of the smallest numbers, though it be all there is, is right.
+        ratios.append(jnp.where(mass * eps < tiny, 0, ratio))
     left_out = LEFT_OUT[8 if q.dtype.itemsize > 4 else 4] if pieces.vanishes else 0.0
     return 32 * eps * (1 + jnp.maximum(*ratios)) + left_out
 

@@ -252,7 +252,7 @@ def _error(table: Products, fn: Callable, slope: Callable) -> float:
     """The largest error of both duals over their norms, at points between those of the fit."""
     s = table.scale.top * np.array([0.003, 0.07, 0.31, 0.62, 0.9, 1.0])
     theta = np.array([0.003, 0.11, 0.43, 0.97, 1.49, 2.2, 3.05])
-    sampler = Sampler(fn, slope, find_parity(hosted(fn)), False, 72)
+    sampler = Sampler(fn, slope, find_parity(hosted(fn)), 72)
     exact = [sampler.duals(which, s, theta) for which in ("value", "slope")]
     norms = [np.linalg.norm(sampler.rays(which, s)[0], axis=1) for which in ("value", "slope")]
     found = evaluate(table, s, theta)

@@ -38,23 +38,25 @@ def row(series: Series, q: Array) -> Row:
 
 
 def _growth(series: Series, which: int, s: Array) -> Array:
-    start, end, rest = series.growths[which]
+    start, end, rest, reach = series.growths[which]
     over = jnp.maximum(s / series.scale.top, 1)
     # Integer powers: a general one costs a logarithm and its rounding, and has no gradient at 0.
-    return s**start * (1 + s) ** (end - start) * over**rest
+    grown = s**start * (1 + s) ** (end - start) * over**rest
+    # From 40 deviations on it is 0 in every dtype that is squared.
+    return grown * jnp.exp(-((reach / jnp.maximum(s, reach / 40)) ** 2) / 4) if reach else grown
 
 
 def chebyshev_basis(scale: Scale | Halves, s: Array, count: int) -> Array:
-    """T_0(x(s)) ... T_{count-1}(x(s)) along a new first axis, for s up to the end of the table, where it stays."""
+    """T_0(x(s)) ... T_{count-1}(x(s)) along a new first axis, for s within the table; outside those of its end."""
     if isinstance(scale, Halves):
         at, each = scale.low.top, (count + 1) // 2
         below = (s < at)[None]
-        low = jnp.where(below, chebyshev_basis(scale.low, jnp.minimum(s, at), each), 0)
-        high = jnp.where(below, 0, chebyshev_basis(scale.high, jnp.maximum(s - at, 0), each))
+        low = jnp.where(below, chebyshev_basis(scale.low, s, each), 0)
+        high = jnp.where(below, 0, chebyshev_basis(scale.high, s, each))
         return jnp.stack([low, high], axis=1).reshape(2 * each, *s.shape)[:count]
-    top, centre, (a, b) = scale.top, scale.centre, scale.parts()
-    s = jnp.minimum(s, top)
-    # The distance from the nearer end, in units of the range: T_k turns k^2 times as fast there as x itself.
+    top, centre, (a, b) = scale.width, scale.centre, scale.parts()
+    s = jnp.minimum(jnp.maximum(s - scale.start, 0), top) if scale.start else jnp.minimum(s, top)
+    # The distance from the nearer end, over the width: T_k turns k^2 times as fast there as x itself.
     over = a / (s + centre)
     low, high = s * (over + b), (top - s) * (over * (centre / (top + centre)) + b)
     below = low < high

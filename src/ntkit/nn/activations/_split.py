@@ -28,6 +28,9 @@ _ENDS = np.concatenate([[0.02, 0.05, 0.1, 0.18], np.arange(0.27, 1.5, 0.1), np.a
 # Below the last sine the density is not sampled; between them panels are as wide as the lower one times SPREAD.
 _SINES, SPREAD = (0.16, 0.08, 0.04, 0.02), 1.3
 
+# Gauss nodes a panel that is not narrow.
+FINER = 11
+
 Function = Callable[[jax.Array], jax.Array]
 
 
@@ -42,16 +45,18 @@ class Rule(NamedTuple):
         return self.weights * np.exp(-self.z * self.z / 2) / np.sqrt(2 * np.pi)
 
 
-def common_rule(places: tuple[float, ...], s: np.ndarray, count: int, widest: float = np.inf) -> Rule:
-    """`count` nodes (fewer on narrow ones) on each panel between the kinks of all functions of s z."""
+def common_rule(
+    places: tuple[float, ...], s: np.ndarray, count: int, widest: float = np.inf, reach: float = REACH
+) -> Rule:
+    """`count` nodes (fewer on narrow ones) on each panel between the kinks of all functions of s z, up to a reach."""
     kinks = np.abs(np.asarray(places)[:, None] / s).ravel()
-    ends = np.unique(np.concatenate([[0.0], _ENDS, kinks[kinks < REACH]]))
+    ends = np.unique(np.concatenate([[0.0], _ENDS, np.arange(REACH + 0.25, reach, 0.25), kinks[kinks < reach]]))
     parts = np.ceil(np.diff(ends) / widest - 1e-9).clip(1).astype(int)
     low, width = np.repeat(ends[:-1], parts), np.repeat(np.diff(ends) / parts, parts)
     low = low + width * (np.arange(len(low)) - np.repeat(np.cumsum(parts) - parts, parts))
     low, width = low[width > 1e-13], width[width > 1e-13]
     z, weights = [], []
-    narrow, tiny = width < 0.06, width < 0.01
+    narrow, tiny = width < 0.02, width < 0.005
     for chosen, nodes in ((~narrow, count), (narrow & ~tiny, max(count - 2, 4)), (tiny, max(count - 4, 3))):
         x, w = leggauss(nodes)
         z.append((low[chosen, None] + width[chosen, None] * (x + 1) / 2).ravel())
@@ -83,7 +88,7 @@ class Kinked(NamedTuple):
 
 
 def rest_duals(
-    line: Line, places: tuple[float, ...], s: np.ndarray, thetas: np.ndarray, count: int
+    line: Line, places: tuple[float, ...], s: np.ndarray, thetas: np.ndarray, count: int, reach: float = REACH
 ) -> tuple[Float[np.ndarray, "t s s"], Float[np.ndarray, "t s s"]]:
     """E[fn fn] - E[kappa kappa] for all pairs of s at each theta, and what the impulses in kappa add to it."""
     sines = np.sin(thetas)
@@ -93,7 +98,9 @@ def rest_duals(
         chosen = np.flatnonzero((sines >= low) & (sines < high))
         if not len(chosen):
             continue
-        rule = common_rule(places, s, count, SPREAD * low if low > 0 else np.inf)
+        # Wide panels need more nodes.
+        wide = (count, SPREAD * low) if low > 0 else (max(count, FINER), np.inf)
+        rule = common_rule(places, s, *wide, reach)
         known = line.on(s, rule)
         if low < 0:
             for k in chosen:
@@ -165,8 +172,10 @@ def _given(fn: Function, local: Local, s: np.ndarray, theta: float, z: np.ndarra
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _averages(fn: Function, local: Local, s: jax.Array, turn: jax.Array, z: jax.Array) -> jax.Array:
-    y = np.arange(-17, 18) / 2
-    weights = np.exp(-y * y / 2) / np.sqrt(2 * np.pi) / 2
+    # At 0 a kink may be as sharp at large deviations as the function is there: twice as many points.
+    finer = 2 if any(bump.place == 0 for bump in local.bumps) else 1
+    y = np.arange(-17 * finer, 17 * finer + 1) / (2 * finer)
+    weights = np.exp(-y * y / 2) / np.sqrt(2 * np.pi) / (2 * finer)
     x = turn[0] * z[:, None] + turn[1] * y[None]
 
     def one(s: jax.Array) -> jax.Array:

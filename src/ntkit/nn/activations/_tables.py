@@ -27,30 +27,35 @@ from ntkit.nn.activations._quadrature import derivative_of, duals, half_line_rul
 
 
 class Scale(NamedTuple):
-    """s -> x in [-1, 1] on 0 <= s <= top: (x + 1) / 2 = s (a / (s + centre) + linear / top), with a such that 1 is
-    reached at the top."""
+    """s -> x in [-1, 1] on start <= s <= top: (x + 1) / 2 = w (a / (w + centre) + linear / width), w = s - start,
+    with a such that 1 is reached at the top."""
 
     top: float
     centre: float
     linear: float = 0.0
+    start: float = 0.0
+
+    @property
+    def width(self) -> float:
+        return self.top - self.start
 
     def parts(self) -> tuple[float, float]:
-        """a, and b = linear / top."""
-        return (1 - self.linear) * (self.top + self.centre) / self.top, self.linear / self.top
+        """a, and b = linear / width."""
+        return (1 - self.linear) * (self.width + self.centre) / self.width, self.linear / self.width
 
     def nodes(self, count: int) -> np.ndarray:
         (a, b), c = self.parts(), self.centre
         p = (np.cos(np.pi * (np.arange(count) + 0.5) / count) + 1) / 2
         slope = a + b * c - p
-        return 2 * c * p / (slope + np.sqrt(slope * slope + 4 * b * c * p))
+        return self.start + 2 * c * p / (slope + np.sqrt(slope * slope + 4 * b * c * p))
 
     def __call__(self, s):
-        a, b = self.parts()
-        return 2 * s * (a / (s + self.centre) + b) - 1
+        (a, b), w = self.parts(), s - self.start
+        return 2 * w * (a / (w + self.centre) + b) - 1
 
 
 class Halves(NamedTuple):
-    """A scale below `low.top` and one from there on, with polynomials of their own: T_j of either is 0 on the other.
+    """A scale up to `low.top` and one from there on, with polynomials of their own: T_j of either is 0 on the other.
 
     They alternate, so that the first few of both are the first few of all.
     """
@@ -59,15 +64,20 @@ class Halves(NamedTuple):
     high: Scale
 
     @property
+    def start(self) -> float:
+        return self.low.start
+
+    @property
     def top(self) -> float:
-        return self.low.top + self.high.top
+        return self.high.top
 
     def nodes(self, count: int) -> np.ndarray:
-        return np.stack([self.low.nodes(count // 2), self.low.top + self.high.nodes(count // 2)], 1).ravel()
+        return np.stack([self.low.nodes(count // 2), self.high.nodes(count // 2)], 1).ravel()
 
 
 def basis_at(scale: Scale | Halves, s: np.ndarray, count: int) -> np.ndarray:
-    """The first polynomials of a scale at these s, (s, count), in NumPy."""
+    """The first polynomials of a scale at these s, (s, count), in NumPy; below its start those of the start."""
+    s = np.maximum(s, scale.start)
     if isinstance(scale, Scale):
         return chebyshev.chebvander(scale(s), count - 1)
     below = (s < scale.low.top)[:, None]
@@ -75,7 +85,7 @@ def basis_at(scale: Scale | Halves, s: np.ndarray, count: int) -> np.ndarray:
         np.where(mine, chebyshev.chebvander(half(x), (count + 1) // 2 - 1), 0)
         for mine, half, x in (
             (below, scale.low, np.minimum(s, scale.low.top)),
-            (~below, scale.high, np.maximum(s - scale.low.top, 0)),
+            (~below, scale.high, np.maximum(s, scale.low.top)),
         )
     ]
     return np.stack(halves, 2).reshape(len(s), -1)[:, :count]
@@ -105,14 +115,16 @@ class Turn(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """s^start (1 + s)^(end - start), times (s / top)^rest beyond the table: how a norm vanishes at 0 and grows."""
+    """s^start (1 + s)^(end - start) exp(-reach^2 / 4 s^2), times (s / top)^rest beyond the table: how a norm vanishes
+    at 0, if at all, of a function that is 0 up to |x| = reach; and how it grows."""
 
     start: int
     end: int
     rest: float
+    reach: float = 0.0
 
     def __call__(self, s):
-        return s**self.start * (1 + s) ** float(self.end - self.start)
+        return s**self.start * (1 + s) ** float(self.end - self.start) * np.exp(-((self.reach / s) ** 2) / 4)
 
 
 class Half(NamedTuple):
@@ -132,7 +144,6 @@ class Tables(NamedTuple):
     scale: Scale | Halves
     turn: Turn
     parity: int  # of phi: +1 even, -1 odd, 0 neither
-    jump: bool  # False; `_rest` still passes it
     growths: tuple[Growth, Growth]
     norms: np.ndarray  # (3, S): N and N1 over their growths, mean / N
     gram: np.ndarray  # (S, S): E[phi(s z) phi(s' z)] / (N N')
@@ -147,7 +158,6 @@ class Sampler(NamedTuple):
     value: Callable
     slope: Callable
     parity: int
-    jump: bool
     nodes: int
 
     def duals(self, which: str, s: np.ndarray, thetas: np.ndarray) -> np.ndarray:
@@ -187,13 +197,13 @@ def sample_tables(sample: Sampler, top: float, size: int, terms: int) -> Tables:
     unit = values / n0[:, None]
     if sample.parity:
         only = half(unit, sample.duals("slope", s, thetas) / np.outer(n1, n1))
-        return Tables(scale, turn, sample.parity, False, growths, norms, *only)
+        return Tables(scale, turn, sample.parity, growths, norms, *only)
     # phi(u) phi(v) at theta and pi - theta: the sum of what the two parts give, and the difference. The slope of the
     # odd part is even.
     near, far = np.split(sample.duals("slope", s, np.concatenate([thetas, np.pi - thetas])) / np.outer(n1, n1), 2)
     plus, minus = np.split(unit, 2, axis=1)
     odd, even = (half((plus + sign * minus) * 0.5**0.5, (near - sign * far) / 2) for sign in (-1, 1))
-    return Tables(scale, turn, 0, False, growths, norms, *odd, even)
+    return Tables(scale, turn, 0, growths, norms, *odd, even)
 
 
 def averages(turn: Turn, terms: int) -> np.ndarray:
@@ -214,24 +224,30 @@ def to_coefficients(count: int) -> np.ndarray:
 
 def find_growth(sample: Sampler, which: str, top: float) -> Growth:
     """Exponents of the norm at 0 and at the top of the table."""
-    return growth_of(np.linalg.norm(sample.rays(which, growth_ends(top))[0], axis=1))
+    ends = growth_ends(top)
+    return growth_of(np.linalg.norm(sample.rays(which, ends)[0], axis=1), ends)
 
 
-def growth_ends(top: float) -> np.ndarray:
+def growth_ends(top: float, start: float = 0.0) -> np.ndarray:
     """Where a norm is asked for its growth."""
-    return np.array([1e-5, 2e-5, 0.97 * top, top])
+    low = start or 1e-5
+    return np.array([low, 2 * low, 0.97 * top, top])
 
 
-def growth_of(norms: np.ndarray) -> Growth:
-    """Exponents from the norms at these places."""
-    log = np.log(np.maximum(norms, 1e-300))
-    start = int(np.clip(np.rint((log[1] - log[0]) / np.log(2)), 0, 8))
+def growth_of(norms: np.ndarray, ends: np.ndarray, reach: float = 0.0) -> Growth:
+    """Exponents from the norms at these places; with a reach, of a function that is 0 up to there."""
+    log = np.log(np.maximum(norms, 1e-300)) + (reach / ends) ** 2 / 4
+    first = int(np.clip(np.rint((log[1] - log[0]) / np.log(2)), 0, 8))
     slope = (log[3] - log[2]) / -np.log(0.97)
     # Limits are powers of sqrt(s): tanh tends to a constant, its slope's norm to s^(-1/2).
     half = np.rint(2 * slope) / 2
     slope = half if abs(slope - half) < 0.06 else slope
     end = int(np.clip(np.rint(slope), -8, 8))
-    return Growth(start, end, float(slope - end))
+    return Growth(first, end, float(slope - end), reach)
+
+
+# Eigenvalues of a Gram matrix below it are rounding.
+FINEST = 1e-14
 
 
 class Block(NamedTuple):
@@ -246,6 +262,7 @@ class Even(NamedTuple):
     """The features and blocks of the even part, beside those of the odd one."""
 
     features: np.ndarray
+    signs: np.ndarray
     blocks: tuple[Block, ...]
 
 
@@ -255,10 +272,10 @@ class Series(NamedTuple):
     scale: Scale | Halves
     turn: Turn
     parity: int
-    jump: bool
     growths: tuple[Growth, Growth]
     norms: np.ndarray  # (3, S)
     features: np.ndarray  # (r, S): a(s)
+    signs: np.ndarray  # (r,): of their squares. A Gram matrix has no negative ones; what `_mixed` leaves of it has
     blocks: tuple[Block, ...]
     terms: int  # of the angle's series
     ranks: int  # features per side, of both series
@@ -266,14 +283,16 @@ class Series(NamedTuple):
     even: Even | None = None
 
 
-def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
+def compress(tables: Tables, tolerance: float, dtype: type, finest: float = FINEST) -> Series:
     """Drops what is below the tolerance: terms of the angle, features, powers of the variance."""
     size = tables.gram.shape[0]
     back = from_nodes(tables.scale, size)
     halves = [tables] if tables.even is None else [tables, tables.even]
     # What is left of nearly opposite values is a square of features, and the angle behind its root.
-    cut = tolerance / 8 if tables.even is None else max(tolerance**2, FINEST)
-    features = [find_features(half.gram, cut)[0] @ back.T for half in halves]
+    cut = tolerance / 8 if tables.even is None else max(tolerance**2, finest)
+    pairs = [find_features(half.gram, cut) for half in halves]
+    signs = [np.sign(np.sum(left * right, axis=1)).astype(dtype) for left, right in pairs]
+    features = [left @ back.T for left, _ in pairs]
     series = [[_terms(t, back, tolerance) for t in (half.slope, half.mean_slope)] for half in halves]
     terms = [term for half in series for term in half]
     norms = tables.norms @ back.T
@@ -282,15 +301,11 @@ def compress(tables: Tables, tolerance: float, dtype: type) -> Series:
     features = [f[:, :degree].astype(dtype) for f in features]
     blocks = [_blocks([[(a[:, :degree], b[:, :degree]) for a, b in t] for t in half], count, dtype) for half in series]
     ranks = sum(len(a) for term in terms for a, _ in term)
-    even = None if tables.even is None else Even(features[1], blocks[1])
+    even = None if tables.even is None else Even(features[1], signs[1], blocks[1])
     return Series(
-        tables.scale, tables.turn, tables.parity, tables.jump, tables.growths, norms[:, :degree].astype(dtype),
-        features[0], blocks[0], count, ranks, degree, even,
+        tables.scale, tables.turn, tables.parity, tables.growths, norms[:, :degree].astype(dtype),
+        features[0], signs[0], blocks[0], count, ranks, degree, even,
     )  # fmt: skip
-
-
-# Eigenvalues of a Gram matrix below it are rounding.
-FINEST = 1e-14
 
 
 def _terms(samples: np.ndarray, back: np.ndarray, tolerance: float) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -396,7 +411,7 @@ def fit(fn, derivative, tolerance: float, top: float) -> Fit:
     best: Fit | None = None
     slope, parity = derivative or derivative_of(fn), find_parity(hosted(fn))
     for nodes, size, terms in ((52, 30, 42), (72, 44, 72), (104, 60, 140)):
-        sample = Sampler(fn, slope, parity, False, nodes)
+        sample = Sampler(fn, slope, parity, nodes)
         tables = sample_tables(sample, top, size, terms)
         series = compress(tables, tolerance / 4, np.float64)
         error = measure(sample, series)

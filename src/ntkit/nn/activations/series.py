@@ -21,7 +21,7 @@ from ntkit.nn.activations._angular import Angular
 from ntkit.nn.activations._base import Affine, Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._mixed import Mixed
-from ntkit.nn.activations._pieces import Closed, find_pieces
+from ntkit.nn.activations._pieces import Closed, Pieces, find_pieces
 from ntkit.nn.activations._products import Products, find_products, products_dual, side
 from ntkit.nn.activations._quadrature import derivative_of, half_line_rule, hosted
 from ntkit.nn.activations._road import Kinks, Plan, Road
@@ -69,7 +69,7 @@ class Tabulated(Nonlinearity):
 
     def normalized(self) -> Affine:
         affine = super().normalized()
-        if is_zero(affine.shift) or not _serves(_kinks(self.plan())):
+        if is_zero(affine.shift) or _pieces(self.plan()) is not None:
             return affine
         # Next to a large mean the rest is rounding: subtracted from the function, not from its expectations.
         return Affine(Centred(self, float(-affine.shift / affine.scale)), affine.scale, 0.0)
@@ -86,7 +86,8 @@ class Tabulated(Nonlinearity):
         (phi_q(z) = phi(sqrt(q) z) over its norm), a bound by Cauchy-Schwarz, and twice the relative error of the
         norms. Of functions with kinks away from 0 twice the largest error measured is stated, their float32 is
         compared with float64 on a thousand pairs, and below the plan's variances they are measured, too; those made of
-        parabolas are integrated in closed form, at any variance, up to rounding.
+        parabolas are integrated in closed form, at any variance, up to rounding. Expectations that underflow, below
+        some hundred times the smallest normal number of the dtype, count as exact.
         """
         return road_of(self.plan()).error(q)
 
@@ -142,7 +143,7 @@ class Activation(Tabulated):
     - `kinks`: where phi or one of its first three derivatives jumps. "find" looks on [-60, 60]; a tuple declares them.
     - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
       float64, for `variances` (lowest, highest). In float32 it is about 1e-6; with kinks away from 0 up to 1e-4. Where
-      a function nearly vanishes at the lowest variance (a gate), it may not be reached: `error` says so.
+      a function oscillates fast or nearly vanishes everywhere it may not be reached: `error` says so.
 
     `error(q)` is the estimate reached, measured on points the fit has not seen, and bounded beyond `variances`.
     Raises `ntkit.InputError` for arguments of the wrong kind and for functions that are not finite.
@@ -257,11 +258,17 @@ def road_of(plan: Plan) -> Road:
     kinks = _kinks(plan)
     if _serves(kinks):
         return Angular(fit(plan.fn, plan.derivative, plan.tolerance, plan.variances[1] ** 0.5))
-    pieces = find_pieces(hosted(plan.fn), kinks)
+    pieces = _pieces(plan)
     if pieces is not None:
         return Closed(pieces, plan.variances[0])
     places = tuple(sorted({kink.place for kink in kinks}))
     return Mixed(plan, places)
+
+
+def _pieces(plan: Plan) -> Pieces | None:
+    """The formula of a function that the series does not serve, if it has one."""
+    kinks = _kinks(plan)
+    return None if _serves(kinks) else find_pieces(hosted(plan.fn), kinks)
 
 
 def _kinks(plan: Plan) -> tuple[Kink, ...]:

@@ -22,25 +22,48 @@ from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 
 class _Scaled(NamedTuple):
     """Numbers of the pair over R = sqrt((1 + k q1)(1 + k q2)), so that D = (1 + k q1)(1 + k q2) - k^2 c^2, which is a
-    variance squared, does not overflow: float32 ends at variances of 1e19 otherwise."""
+    variance squared, does not overflow: float32 ends at variances of 1e19 otherwise. Gradients would end earlier, so
+    what is divided by is at least 1, and R is multiplied by in four steps."""
 
-    over: Array  # 1 / R
+    first: Array  # (1 + k q1)^(-1/4)
+    second: Array  # (1 + k q2)^(-1/4)
     s: Array  # s / R
     c: Array  # c / R
-    delta: Array  # (q1 q2 - c^2) / R^2
-    d: Array  # D / R^2
-    d0: Array  # D / R^2 if the inputs were parallel
-    h: Array  # 1 / (1 + k q1) + 1 / (1 + k q2)
+    root: Array  # sqrt(D / R), at least 1
+    root0: Array  # the same if the inputs were parallel
+    balance: Array  # R / (1 + k q1) + R / (1 + k q2), at least 2
 
     @staticmethod
     def of(k: Scalar, xx: Array, xy: Array, yy: Array, gap: Array) -> "_Scaled":
-        p1, p2 = 1 / jnp.sqrt(1 + k * xx), 1 / jnp.sqrt(1 + k * yy)
-        over, h = p1 * p2, p1 * p1 + p2 * p2
-        s, c = (safe_sqrt(xx) * p1) * (safe_sqrt(yy) * p2), over * xy
-        delta = over * gap * (s + size(c))
-        # 1 + k (q1 + q2) is R^2 (1 / (1 + k q1) + 1 / (1 + k q2)) - 1. The larger h stays, so nothing cancels.
-        d0 = h - over * over
-        return _Scaled(over, s, c, delta, d0 + k * k * delta, d0, h)
+        a1, a2 = jnp.sqrt(1 + k * xx), jnp.sqrt(1 + k * yy)
+        r1, r2 = 1 / jnp.sqrt(a1), 1 / jnp.sqrt(a2)
+        p1, p2 = 1 / a1, 1 / a2
+        balance = a1 * p2 + a2 * p1
+        s = (r1 * (r1 * safe_sqrt(xx))) * (r2 * (r2 * safe_sqrt(yy)))
+        c = r1 * (r2 * (r1 * (r2 * xy)))
+        # 1 + k (q1 + q2) is R balance - 1: nothing cancels.
+        parallel = balance - p1 * p2
+        root = jnp.sqrt(parallel + k * k * gap * (s + size(c)))
+        return _Scaled(r1, r2, s, c, root, jnp.sqrt(parallel), balance)
+
+    def over(self, x: Array) -> Array:
+        """x / sqrt(R)."""
+        return self.first * (self.second * x)
+
+    @property
+    def half(self) -> Array:
+        """1 / sqrt(R)."""
+        return self.first * self.second
+
+    @property
+    def inverse(self) -> Array:
+        """1 / sqrt(D)."""
+        return self.first * (self.second / self.root)
+
+    @property
+    def cosine(self) -> Array:
+        """sqrt(D) / R."""
+        return self.over(self.root)
 
 
 class Erf(Nonlinearity):
@@ -58,10 +81,10 @@ class Erf(Nonlinearity):
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(2, xx, xy, yy, gap)
-        root, rows = jnp.sqrt(pair.d), (_arc.Row.of(2 * xx), _arc.Row.of(2 * yy))
-        value = (2 / math.pi) * arctangent(2 * pair.c, root)
-        derivative = (4 / math.pi) * pair.over / root
-        loss = _arc.loss(*rows, pair.over, 2 * size(pair.c), root, 2 * gap * pair.over)
+        cosine, rows = pair.cosine, (_arc.Row.of(2 * xx), _arc.Row.of(2 * yy))
+        value = (2 / math.pi) * arctangent(2 * pair.c, cosine)
+        derivative = (4 / math.pi) * pair.inverse
+        loss = _arc.loss(*rows, pair.half, 2 * size(pair.c), pair.root, 2 * pair.over(gap))
         top = safe_sqrt(self.diagonal(xx).value) * safe_sqrt(self.diagonal(yy).value)
         return Dual(value, derivative, _with_value(2 / math.pi * loss, top, value))
 
@@ -87,43 +110,43 @@ class Gelu(Nonlinearity):
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(1, xx, xy, yy, gap)
-        root, far = jnp.sqrt(pair.d), size(pair.c)
+        cosine, far = pair.cosine, size(pair.c)
         # One arctangent, of a number up to 1, for w = atan(|c| / sqrt(D)) and A = pi / 2 +- w, both to the last digit.
-        steep = far > root
-        least = least_angle(jnp.minimum(far, root), jnp.maximum(far, root))
+        steep = far > cosine
+        least = least_angle(jnp.minimum(far, cosine), jnp.maximum(far, cosine))
         w, small = jnp.where(steep, math.pi / 2 - least, least), least / (2 * math.pi)
         # As in `diagonal`: over many layers each rounding of A / 2 pi counts.
         turn = jnp.where(xy < 0, jnp.where(steep, small, 0.25 - small), jnp.where(steep, 0.5 - small, 0.25 + small))
-        length = jnp.sqrt(1 + xx) * jnp.sqrt(1 + yy)
-        rest = length * ((pair.delta + pair.c * pair.c * pair.h) / root)
+        tangent, mixed = pair.over(xy) / pair.root, pair.balance * pair.c  # c / sqrt(D), and c h
+        length = jnp.sqrt(jnp.sqrt(1 + xx)) * jnp.sqrt(jnp.sqrt(1 + yy))
+        rest = (gap / pair.root) * ((pair.s + far) * length) + tangent * mixed
         value = xy * turn + rest / (2 * math.pi)
-        inverse = pair.over / root  # 1 / sqrt(D)
-        derivative = turn + (pair.h + inverse * inverse) * (pair.c / root) / (2 * math.pi)
+        derivative = turn + pair.inverse * (mixed + pair.inverse * tangent) / (2 * math.pi)
         even = 2 / math.pi * (size(xy) * w + rest)
-        new_gap = gap + lost(xy, even) + self._even_gap(pair, w, root, inverse, xx, xy, yy, gap)
+        new_gap = gap + lost(xy, even) + self._even_gap(pair, w, xx, xy, yy, gap)
         top = safe_sqrt(self.diagonal(xx).value) * safe_sqrt(self.diagonal(yy).value)
         return Dual(value, derivative, _with_value(new_gap / 4, top, value))
 
     @staticmethod
-    def _even_gap(
-        pair: _Scaled, w: Array, root: Array, inverse: Array, xx: Array, xy: Array, yy: Array, gap: Array
-    ) -> Array:
+    def _even_gap(pair: _Scaled, w: Array, xx: Array, xy: Array, yy: Array, gap: Array) -> Array:
         """What Psi = E[u v erf(u / sqrt 2) erf(v / sqrt 2)] adds to the gap of 4 E[phi phi] = c + Psi: its own gap, and
-        the bracket of q1, q2 with Psi(q1), Psi(q2). `w` is = atan(|c| / sqrt(D))."""
+        the bracket of q1, q2 with Psi(q1), Psi(q2). `w` is atan(|c| / sqrt(D))."""
         s, ratio = relative(Covariance(xx, xy, yy, xy, gap, width=1))
-        near, far, root0 = 1 - ratio, size(pair.c), jnp.sqrt(pair.d0)
+        near, far, root, root0 = 1 - ratio, size(pair.c), pair.root, pair.root0
         # From w to w0, its value if the inputs were parallel: turn = w0 - w.
-        sine = gap * pair.over * (1 + near) / (root + near * root0)
-        excess = _arc.arc_excess(sine / (1 + root * root0 + pair.s * far))  # turn - sin(turn)
-        bend = ((pair.s + far) * (pair.h + inverse * pair.over / root0) - root * sine) / (root + root0)
-        turned = size(xy) * excess + gap * (w + sine + excess + bend)
+        sine = pair.over(gap) * (1 + near) / (root + near * root0)
+        half = sine / (1 + pair.cosine * pair.over(root0) + pair.s * far)  # tan(turn / 2)
+        curve = _arc.arc_excess(half)  # turn - sin(turn) over it
+        bend = ((pair.s + far) * (pair.over(pair.balance) + pair.inverse / root0) - root * sine) / (root + root0)
+        turned = size(xy) * half * curve + gap * (w + sine + half * curve + bend)
         # Parallel rows: Psi(q) = 2 q (k + t) / pi with the angle k of Erf and t = 2 sin(k) / sqrt(1 + 2 q).
         a, b = _arc.Row.of(xx), _arc.Row.of(yy)
-        parallel = _arc.loss(a, b, pair.over, pair.s, root0, 0.0)
-        v, flat = a.slant * b.slant, 1 / (jnp.sqrt(a.width) * jnp.sqrt(b.width))
-        unequal = (xx - yy) / (1 + xx + yy)
-        shape = 4 * pair.over / (v * (pair.d0 + v * pair.over)) - 1
-        parallel = parallel + pair.s * (unequal * unequal) * pair.d0 * root0 * shape / (2 * root0 * flat + pair.h)
+        parallel = _arc.loss(a, b, pair.half, pair.s, root0, 0.0)
+        v, square = a.slant * b.slant, root0 * root0
+        unequal = pair.over(pair.over(xx - yy)) / square
+        shape = 4 / (v * (square + v)) - 1
+        share = square * root0 * shape / (2 * root0 / jnp.sqrt(v) + pair.balance)
+        parallel = parallel + pair.s * (unequal * unequal) * pair.over(share)
         # The roots of k, t and k + t over sin(k).
         ks, ts = (1 / a.ratio, 1 / b.ratio), (jnp.sqrt(2 / a.width), jnp.sqrt(2 / b.width))
         sums = [jnp.sqrt(k * k + t * t) for k, t in zip(ks, ts, strict=True)]
@@ -132,15 +155,17 @@ class Gelu(Nonlinearity):
         m = [math.sqrt(2 / math.pi) * safe_sqrt(row.sine) * p for row, p in zip((a, b), sums, strict=True)]
         tops = [jnp.sqrt(1 + x * x) for x in m]
         apart = m[0] - m[1]
-        bracket = apart * apart / (tops[0] * tops[1] + 1 + m[0] * m[1])
-        return 2 / math.pi * (turned + s * parallel) + s * bracket
+        bracket = s * apart * apart / (tops[0] * tops[1] + 1 + m[0] * m[1])
+        # Of equal rows it is 0 with its slopes, which would be 0 times infinity.
+        equal = (xx == yy) & (xx > float(jnp.finfo(xx.dtype).max) ** 0.5)
+        return 2 / math.pi * (turned + jnp.where(equal, 0, s * parallel)) + bracket
 
     def diagonal(self, q: Array) -> Diagonal:
         # A / 2 pi is a quarter or a half turn and a small angle: over many layers each rounding counts.
         root = jnp.sqrt(1 + 2 * q)
         small = jnp.arctan2(jnp.minimum(q, root), jnp.maximum(q, root)) / (2 * math.pi)
         turn = jnp.where(q < root, 0.25 + small, 0.5 - small)
-        value = q * (turn + q / ((1 + q) * root) / math.pi)
+        value = q * (turn + q / (1 + q) / root / math.pi)
         return Diagonal(value, turn + (2 / (1 + q) + 1 / (1 + 2 * q)) * (q / root) / (2 * math.pi))
 
     def mean(self, q: Array) -> Array:
@@ -291,13 +316,12 @@ class Gaussian(Nonlinearity):
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         r = self.rate
         pair = _Scaled.of(2 * r, xx, xy, yy, gap)
-        root = jnp.sqrt(pair.d)
-        value = pair.over / root
-        derivative = 4 * r * r * (pair.c / root) * (value * value)
+        value = pair.inverse
+        derivative = 4 * r * r * (pair.over(xy) / pair.root * value) * value
         # With A = 1 + 4 r q the variances behind are A^(-1/2), and D - sqrt(A1 A2) is a sum of positive terms.
         a, b = jnp.sqrt(1 + 4 * r * xx), jnp.sqrt(1 + 4 * r * yy)
-        apart = pair.over * (4 * r * (xx - yy) / (a + b))
-        excess = (apart * apart / 2 + 4 * r * r * pair.delta) / pair.d
+        apart = pair.over(4 * r * (xx - yy) / (a + b))
+        excess = (apart * apart / 2 + 4 * r * r * gap * (pair.s + size(pair.c))) / pair.root / pair.root
         top = 1 / (jnp.sqrt(a) * jnp.sqrt(b))
         return Dual(value, derivative, top * excess / (1 + jnp.sqrt(a) * jnp.sqrt(b) * value))
 
