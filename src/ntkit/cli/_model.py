@@ -16,8 +16,8 @@ import scipy.special
 from jaxtyping import Float, Shaped
 
 import ntkit
+from ntkit._files import atomically
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._console import atomically
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
 from ntkit.errors import ComputationError, InputError

@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 
 from ntkit import data as sets
+from ntkit._files import atomically
 from ntkit.cli import _options as o
 from ntkit.cli._choose import Criterion
-from ntkit.cli._console import Clock, atomically, out, print_json, steps
+from ntkit.cli._console import Clock, out, print_json, steps
 from ntkit.cli._study import Study, networks, study
 from ntkit.data import Dataset
 from ntkit.errors import InputError

@@ -8,8 +8,9 @@ import numpy as np
 import typer
 
 from ntkit import data as sets
+from ntkit._files import atomically
 from ntkit.cli import _options as o
-from ntkit.cli._console import Clock, atomically, err, out, print_json, steps
+from ntkit.cli._console import Clock, err, out, print_json, steps
 from ntkit.cli._model import BLOCK, Model, Predictions, load_model
 from ntkit.data._load import Split, has_test_inputs
 from ntkit.errors import InputError
