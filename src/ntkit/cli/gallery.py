@@ -138,10 +138,14 @@ def _say_row(row: room.Row) -> None:
 
 
 def _table(rows: list[room.Row]) -> Table:
-    words = ("pooling", "published, %")
-    table = Table(title=f"{rows[0].test} test images", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in room.COLUMNS:
-        table.add_column(name, justify="left" if name in words else "right")
+    """What all rows share stands in the title: 80 columns are few."""
+    title = f"{rows[0].train} training images, {rows[0].test} test images"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
+    shown = [k for k, name in enumerate(room.COLUMNS) if name != "training images"]
+    for k in shown:
+        left = room.COLUMNS[k] in ("pooling", "published")
+        table.add_column(room.COLUMNS[k], justify="left" if left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell.replace("), ", ")\n") for cell in room.cells(row)))
+        cells = room.cells(row)
+        table.add_row(*(cells[k].replace("), ", ")\n") for k in shown))
     return table

@@ -15,16 +15,17 @@ COLUMNS = (
     "flips",
     "ZCA",
     "training images",
-    "accuracy, %",
-    "published, %",
-    "kernels, s",
-    "a pair, ms",
-    f"{FULL} images, h",
+    "accuracy",
+    "published",
+    "kernels",
+    "per pair",
+    str(FULL),
 )
 NOTE = (
     f"Published: {SOURCE}, in brackets the training images. Behind ± stands the standard error over the test images. "
-    "Seconds are those of the training and test kernels, compilation aside; flips need twice as many pairs. The hours "
-    f"are extrapolated from the time of a pair to the symmetric kernel of {FULL} training images on this machine."
+    "The time of the kernels is that of training and test images, compilation aside; flips need twice as many pairs. "
+    f"Under {FULL}: hours for the symmetric kernel of so many training images on this machine, extrapolated from the "
+    "time per pair."
 )
 
 
@@ -36,11 +37,11 @@ def cells(row: Row) -> tuple[str, ...]:
         "yes" if row.flips else "no",
         "no" if row.zca is None else f"{row.zca:g}",
         str(row.train),
-        f"{100 * row.accuracy:.1f} ± {100 * row.standard_error:.1f}",
-        ", ".join(f"{100 * accuracy:.2f} ({n})" for n, accuracy in row.published),
-        f"{row.seconds:.4g}",
-        f"{1000 * row.seconds_per_pair:.3g}",
-        f"{row.hours_full:.3g}",
+        f"{100 * row.accuracy:.1f} ± {100 * row.standard_error:.1f} %",
+        ", ".join(f"{100 * accuracy:.2f} % ({n})" for n, accuracy in row.published),
+        f"{row.seconds:.{1 if row.seconds < 100 else 0}f} s",
+        f"{1000 * row.seconds_per_pair:.2g} ms",
+        f"{row.hours_full:.{1 if row.hours_full < 100 else 0}f} h",
     )
 
 

@@ -132,8 +132,9 @@ class Experiment:
     @property
     def rows(self) -> list[Row]:
         """All rows in the folder, those of earlier calls too, in the order of pooling, depth, ZCA and flips."""
-        found = [Row(**row | {"published": tuple(map(tuple, row["published"]))}) for row in self.folder.rows]
-        return sorted(found, key=lambda r: (POOLINGS.index(r.pooling), r.depth, r.zca or 0, r.window or 0, r.flips))
+        found: list[Any] = [row | {"published": tuple(map(tuple, row["published"]))} for row in self.folder.rows]
+        rows = [Row(**row) for row in found]
+        return sorted(rows, key=lambda r: (POOLINGS.index(r.pooling), r.depth, r.zca or 0, r.window or 0, r.flips))
 
     def images(self, zca: float | None) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "m h w c"]]:
         """Training and test images, each channel standardised; or whitened."""
@@ -163,8 +164,7 @@ def _configurations(
         raise InputError(f"`window` must be odd, with a middle, and at least 1; got {window}.")
     if zca is not None and not (np.isfinite(zca) and zca > 0):
         raise InputError(f"`zca`, the regularisation of the whitening, must be positive; got {zca}.")
-    order = [(p, d) for p in POOLINGS if p in poolings for d in sorted(set(depths))]
-    return [Configuration(p, d, zca, window) for p, d in order]
+    return [Configuration(p, d, zca, window) for p in POOLINGS if p in poolings for d in sorted(set(depths))]
 
 
 def _digest(dataset: Dataset) -> str:

@@ -1,6 +1,7 @@
 """Accuracies of several models beside those that were published."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,5 +43,10 @@ def accuracies(
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel("test accuracy (%)")
     ax.grid(axis="x", color=FAINT, alpha=0.25, linewidth=0.6)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25 if len(names) < 4 else -0.15), ncols=3, frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: labels[i] != name)  # ours first
+    figure: Any = ax.figure
+    figure.legend(
+        [handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=3, frameon=False
+    )
     return ax
