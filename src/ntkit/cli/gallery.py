@@ -1,7 +1,7 @@
 """`ntkit gallery`: the published experiments, listed; and one command for each."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -23,8 +23,12 @@ gallery = typer.Typer(
 )
 
 
+# What typer hands over is of the class that `typer.Context` derives from.
+_Context: Any = typer.Context.__base__
+
+
 @gallery.callback()
-def list_experiments(context: typer.Context, json: o.Json = False) -> None:
+def list_experiments(context: _Context, json: o.Json = False) -> None:
     """List the experiments."""
     if context.invoked_subcommand:
         return

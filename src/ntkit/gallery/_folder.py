@@ -141,7 +141,7 @@ class _Clock:
 
     def __init__(self, folder: Folder, name: str, title: str, before: Cost, progress: bool):
         self._folder, self._name, self._title = folder, name, title
-        self._before, self._progress = before, progress
+        self._before, self._cost, self._progress = before, before, progress
         self._meter: Meter | None = None
         self._start = self._saved = 0.0
 
@@ -152,14 +152,15 @@ class _Clock:
             if done == 0:  # nothing of an earlier run was left
                 self._before = Cost(self._before.pairs, 0.0, 0.0)
         self._meter(done)
+        self._cost = Cost(self._before.pairs, done / total, self._before.seconds + now - self._start)
         if done == total or now - self._saved > OFTEN:
             self._saved = now
-            seconds = self._before.seconds + now - self._start
-            self._folder.note_cost(self._name, Cost(self._before.pairs, done / total, seconds))
+            self._folder.note_cost(self._name, self._cost)
 
     def close(self) -> None:
         if self._meter is not None:
             self._meter.close()
+            self._folder.note_cost(self._name, self._cost)
 
 
 def _read(path: Path, overwrite: bool) -> dict[str, Any] | None:

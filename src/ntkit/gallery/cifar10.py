@@ -356,7 +356,7 @@ def judge(
     floor = 2 * np.sqrt(n) * rounding * diagonal
     matrix = train + floor * np.eye(n)
     kernel, rows = _Known(matrix), np.arange(float(n))[:, None]
-    how: Any = {"noise": RIDGES, "relative": True, "criterion": "leave-one-out-error", "progress": False}
+    how: Any = {"noise": diagonal * np.asarray(RIDGES), "criterion": "leave-one-out-error", "progress": False}
     noise = ntkit.tune([kernel], rows, target, matrices=[matrix], **how).noise
     model = ntkit.ridge(kernel, rows, target, alpha=noise, matrix=matrix, progress=False)
     guess = classes[(cross @ model.weights).argmax(axis=1)]
