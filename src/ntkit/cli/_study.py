@@ -25,6 +25,7 @@ DEPTHS = (1, 2, 3)
 ACTIVATIONS = ("relu", "erf", "gelu")
 # Of convolutional networks.
 DEPTHS_OF_IMAGES = (2, 3, 4)
+BATCH_OF_IMAGES = 32
 # Examples by which a network is chosen: more choose no better, and the time goes with the cube.
 MOST = 600
 # Examples, training and test together, whose kernels are computed in one piece.
@@ -253,7 +254,8 @@ def _finite(problem, net, alpha, x, x_test, loo, seed, quick) -> Row:
     clock = Clock()
     error, factor = loo
     steps = STEPS // 5 if quick else STEPS
-    scores = train_network(net, x, problem.y, x_test, alpha=alpha, width=net.width, steps=steps, seed=seed)
+    how: Any = {"width": net.width, "steps": steps, "seed": seed} | ({"batch": BATCH_OF_IMAGES} if net.image else {})
+    scores = train_network(net, x, problem.y, x_test, alpha=alpha, **how)
     name = f"one network, width {net.width}"
     if problem.classification:
         return problem.judge_classes(name, scipy.special.softmax(scores / factor, axis=1), clock)
