@@ -12,7 +12,7 @@ import ntkit
 from ntkit import nn
 from ntkit.cli import main
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._choose import choose
+from ntkit.cli._choose import _Together, choose
 from ntkit.cli._model import load_model
 from ntkit.errors import InputError
 
@@ -140,6 +140,17 @@ def test_the_finite_network_takes_images():
     finite = net.network(net.width, outputs=2)
     assert finite.shape(net.examples(rows).shape) == (3, 2)
     assert net.width < Architecture().width
+
+
+def test_tiles_are_chosen_by_pairs_of_pixels():
+    """Else a first tile of thousands of images would be compiled, and found too large, again and again."""
+    kernels = [
+        Architecture(2, network_name="cntk", pooling=p).on((4, 5), "pictures").as_kernel()
+        for p in ("flatten", "global")
+    ]
+    assert [kernel.weight((20,)) for kernel in kernels] == [20, 20 * 20]
+    assert _Together(tuple(kernels)).weight((20,)) == 400
+    assert _Together((Architecture(2).as_kernel(),)).weight((20,)) == 1
 
 
 def test_a_network_that_is_none_is_refused():

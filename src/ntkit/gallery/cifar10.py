@@ -163,6 +163,11 @@ def _configurations(
         )
     if not depths or any(d < 2 for d in depths):
         raise InputError(f"`depths` must be whole numbers of at least 2, the layers with weights; got {list(depths)}.")
+    if min(depths) < 3 and set(poolings) != {"flatten"}:
+        raise InputError(
+            "`depths` must be at least 3 with pooling: there the first and the last layer are frozen, and of two nothing "
+            f"is trained; got {list(depths)}."
+        )
     if window < 1 or window % 2 == 0:
         raise InputError(f"`window` must be odd, with a middle, and at least 1; got {window}.")
     if zca is not None and not (np.isfinite(zca) and zca > 0):
