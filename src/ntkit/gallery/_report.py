@@ -66,7 +66,8 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
     figure, ax = plots.figure(7.5, 1.8 + 0.35 * len(rows))
     ours, errors = [row.accuracy for row in rows], [row.standard_error for row in rows]
     published = [dict(row.published) for row in rows]
-    plots.accuracies(ax, [row.label for row in rows], ours, errors, published, name=f"ntkit, {rows[0].train} images")
+    name = f"ntkit, {rows[0].train} images, with a ridge"
+    plots.accuracies(ax, [row.label for row in rows], ours, errors, published, name=name)
     ax.set_title(f"CNTK on CIFAR-10: {rows[0].train} training and {rows[0].test} test images")
     files = [folder / name for name in ("table.md", "results.json", "accuracy.png")]
     for file in files:

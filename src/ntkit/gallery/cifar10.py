@@ -165,8 +165,8 @@ def _configurations(
         raise InputError(f"`depths` must be whole numbers of at least 2, the layers with weights; got {list(depths)}.")
     if min(depths) < 3 and set(poolings) != {"flatten"}:
         raise InputError(
-            "`depths` must be at least 3 with pooling: there the first and the last layer are frozen, and of two nothing "
-            f"is trained; got {list(depths)}."
+            "`depths` must be at least 3 with pooling: there the first and the last layer are frozen, and of two "
+            f"nothing is trained; got {list(depths)}."
         )
     if window < 1 or window % 2 == 0:
         raise InputError(f"`window` must be odd, with a middle, and at least 1; got {window}.")
