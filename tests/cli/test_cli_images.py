@@ -2,6 +2,8 @@
 
 import csv
 import json
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +87,6 @@ def test_a_fitted_model_predicts_images(run, pictures, matrix):
 
 
 def load_model_image(path):
-    from pathlib import Path
-
     return load_model(Path(path)).architecture.image
 
 
@@ -156,3 +156,21 @@ def test_tiles_are_chosen_by_pairs_of_pixels():
 def test_a_network_that_is_none_is_refused():
     with pytest.raises(InputError, match="mlp"):
         Architecture(network_name="rnn")
+
+
+def test_a_model_of_before_there_were_images_is_read(run):
+    rng = np.random.default_rng(0)
+    np.savez("rows.npz", x=rng.normal(size=(9, 2)), y=rng.normal(size=9))
+    run("fit", "rows.npz", "--depth", 1, "--activation", "relu", "--alpha", 0.1, "--out", "new.ntk")
+    with zipfile.ZipFile("new.ntk") as new, zipfile.ZipFile("old.ntk", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "header.json":
+                header = json.loads(content)
+                assert header["version"] == 2
+                header["version"] = 1
+                for key in ("network_name", "pooling", "image"):
+                    del header["architecture"][key]
+                content = json.dumps(header)
+            old.writestr(name, content)
+    assert load_model(Path("old.ntk")).architecture == load_model(Path("new.ntk")).architecture
