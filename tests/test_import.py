@@ -23,11 +23,12 @@ DOORS = {
     "dask": set(),
 }
 
-# Who may import whom, from the design's list of rooms. The errors and the checks of arguments are everybody's.
-EVERYBODY = {"errors", "_check"}
+# Who may import whom, from the design's list of rooms. Errors, checks of arguments and whole files are everybody's.
+EVERYBODY = {"errors", "_check", "_files"}
 KNOWS = {
     "errors": set(),
     "_check": set(),
+    "_files": set(),
     "nn": set(),
     "linalg": set(),
     "data": set(),

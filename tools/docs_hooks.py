@@ -23,7 +23,7 @@ log = logging.getLogger("mkdocs.hooks.math")
 DOOR = re.compile(r"^DOOR (\S+)$", re.MULTILINE)
 
 # Another: what `ntkit COMMAND --help` prints.
-HELP = re.compile(r"^HELP (\S+)$", re.MULTILINE)
+HELP = re.compile(r"^HELP (\S+(?: \S+)?)$", re.MULTILINE)
 WIDTH = 100
 
 # What pymdownx.arithmatex leaves in a page: \(...\) within a line, \[...\] on lines of its own.
@@ -57,7 +57,7 @@ def help_of(command: str) -> str:
 
     plain = mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1"})
     with plain, contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
-        if main([command, "--help"]) != 0:
+        if main([*command.split(), "--help"]) != 0:
             raise ValueError(f"`ntkit {command} --help` fails: there is no such command.")
     text = "\n".join(line.rstrip() for line in printed.getvalue().strip("\n").splitlines())
     return f"```text\n{text}\n```"

@@ -5,6 +5,7 @@ infinite networks here, empirical ones or sketches elsewhere, kernels add and mu
 """
 
 import abc
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -97,6 +98,35 @@ class Scaled(Kernel):
 
     def diagonal(self, x: Inputs) -> Float[Array, " n"]:
         return self.factor * self.inner.diagonal(x)
+
+
+class Unflattened(Kernel):
+    """A kernel of images for images that come as rows (n, pixels * channels), as scikit-learn and tables have them.
+
+    `shape` is that of one image, channels last: k(x, y) = inner(image of x, image of y).
+    """
+
+    inner: Any
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, x1: Inputs, x2: Others | None = None) -> Any:
+        images = self._images(x1)
+        return self.inner(images) if x2 is None else self.inner(images, self._images(x2))
+
+    def diagonal(self, x: Inputs) -> Any:
+        return self.inner.diagonal(self._images(x))
+
+    def weight(self, shape: tuple[int, ...]) -> int:
+        """As of `OfNetwork`, of the images."""
+        return getattr(self.inner, "weight", lambda shape: 1)(self.shape)
+
+    def _images(self, x: Any) -> Any:
+        if math.prod(x.shape[1:]) != math.prod(self.shape):
+            raise InputError(
+                f"A row of an image of shape {self.shape} has {math.prod(self.shape)} numbers, but the examples have "
+                f"shape {tuple(x.shape[1:])}."
+            )
+        return x.reshape(len(x), *self.shape)
 
 
 def _product(values: list[Array]) -> Array:

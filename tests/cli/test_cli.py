@@ -22,7 +22,7 @@ from ntkit import nn
 from ntkit.cli import main
 from ntkit.cli._model import VERSION, load_model
 
-COMMANDS = ["demo", "kernel", "fit", "predict", "info"]
+COMMANDS = ["demo", "kernel", "fit", "predict", "info", "gallery", "gallery cifar10"]
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +63,11 @@ QUICK = ("--depth", 1, "--activation", "relu", "--alpha", 0.1)
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each(run, command):
-    code, out, _ = run(command, "--help")
+    code, out, _ = run(*command.split(), "--help")
     assert code == 0
     assert f"ntkit {command}" in out
     assert "--json" in out
-    assert command in run("--help")[1]
+    assert command.split()[0] in run("--help")[1]
 
 
 def test_the_reference_has_the_help_of_every_command(monkeypatch):

@@ -18,7 +18,7 @@ import ntkit_command
 ntkit_command.hear()
 from pathlib import Path
 from ntkit.cli import _interrupt
-from ntkit.cli._console import atomically
+from ntkit._files import atomically
 from ntkit.cli._run import say_stopped
 from ntkit.gram.run import saving
 _interrupt.listen()

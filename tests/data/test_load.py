@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+import ntkit.data
 from ntkit.data import NAMES, load, load_inputs
 from ntkit.errors import ComputationError, InputError
 
@@ -25,7 +26,7 @@ def npz(tmp_path):
 X, Y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 1, 0])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "mnist"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("mnist", "cifar10")])
 def test_the_shipped_sets_are_those_of_scikit_learn(name):
     data, bunch = load(name), getattr(sklearn.datasets, f"load_{name}")()
     scale = 16 if name == "digits" else 1
@@ -226,6 +227,24 @@ def test_mnist_is_fetched_once(offline, monkeypatch, tmp_path):
         data = load("mnist", progress=False)
         assert (len(data.x), len(data.x_test)) == (60_000, 10_000)
     assert calls == ["mnist_784"]
+
+
+def test_cifar10_is_fetched_with_its_channels_last(offline, monkeypatch, tmp_path):
+    def fetch(name, **options):
+        assert name == "CIFAR_10"
+        x = np.zeros((60_000, 3072))
+        x[0] = np.arange(3072) % 256
+        x[-1, 1024:2048] = 255  # green
+        return sklearn.utils.Bunch(data=x, target=np.array(["3", "5"] * 30_000))
+
+    np.savez(tmp_path / "mnist.npz", **IMAGES)
+    monkeypatch.setenv("NTKIT_DATA", str(tmp_path / "mnist.npz"))  # another set
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
+    data = load("cifar10", progress=False)
+    x, x_test = ntkit.data.images(data)
+    assert (len(x), len(x_test), data.shape) == (50_000, 10_000, (32, 32, 3))
+    assert x_test[-1, 5, 7].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(255 * x[0, 1, 2], [34, 34, 34], rtol=1e-6)
 
 
 def test_the_real_mnist(shared_data):

@@ -71,3 +71,18 @@ def test_predictions_count_what_lies_within_two_deviations(ax):
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["within two deviations: 75.0 %", "outside: 25.0 %"]
     ax.figure.canvas.draw()
+
+
+def test_accuracies_stand_where_they_belong_in_percent(ax):
+    known = [{2000: 0.5, 50_000: 0.7}, {}, {2000: 0.52}]
+    assert plots.accuracies(ax, ["a", "b", "c"], [0.4, 0.41, 0.42], [0.01] * 3, known, name="ours") is ax
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines if not line.get_label().startswith("_")}
+    assert drawn["published, 2000 images"] == [[50, 0], [52, 2]]
+    assert drawn["published, 50000 images"] == [[70, 0]]
+    (bars,) = ax.containers
+    np.testing.assert_allclose(bars.lines[0].get_xdata(), [40, 41, 42])
+    assert "%" in ax.get_xlabel()
+    assert ax.figure.legends[0].get_texts()[0].get_text() == "ours"
+    ax.figure.canvas.draw()
+    with pytest.raises(ntkit.InputError, match="go together"):
+        plots.accuracies(ax, ["a"], [0.4, 0.5], [0.1], [{}])

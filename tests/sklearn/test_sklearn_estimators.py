@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import ntkit
 from ntkit import nn
-from ntkit.sklearn import NTKClassifier, NTKRegressor
+from ntkit.sklearn import NTKClassifier, NTKRegressor, gram_function
 from ntkit.sklearn._classifier import fit_temperature
 
 
@@ -261,3 +261,59 @@ def test_folds_in_several_processes():
     scores = cross_val_score(NTKClassifier(), x, y, cv=2, n_jobs=2)
     assert scores.shape == (2,)
     assert (scores > 0.8).all()
+
+
+# Images
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """(images (16, 3, 4, 2), classes, the kernel of a convolutional network, its matrix by the kernel itself)."""
+    x, y = np.random.default_rng(2).normal(size=(16, 3, 4, 2)), np.arange(16) % 2
+    x[y == 1, :, :2] += 1.5
+    kernel = ntkit.NTK(nn.presets.cntk(2))
+    return x, y, kernel, matrix(kernel, x)
+
+
+def test_images_are_taken_as_images_or_as_rows(pictures):
+    x, y, kernel, k = pictures
+    rows = x.reshape(16, -1)
+    want = KernelRidge(alpha=0.1, kernel="precomputed").fit(k, y).predict(k)
+    one = NTKRegressor(kernel=kernel, alpha=0.1).fit(x, y)
+    two = NTKRegressor(kernel=kernel, alpha=0.1, image_shape=(3, 4, 2)).fit(rows, y)
+    for model, inputs in ((one, x), (one, rows), (two, rows), (two, x)):
+        np.testing.assert_allclose(model.predict(inputs), want, rtol=1e-8)
+    assert one.image_shape_ == two.image_shape_ == (3, 4, 2)
+    assert one.n_features_in_ == 24
+    again = pickle.loads(pickle.dumps(two))
+    np.testing.assert_allclose(again.predict(x), want, rtol=1e-8)
+    classifier = clone(NTKClassifier(kernel=kernel, alpha=0.1, image_shape=[3, 4, 2])).fit(rows.tolist(), y)
+    scores = KernelRidge(alpha=0.1, kernel="precomputed").fit(k, y - 0.5).predict(k)
+    np.testing.assert_array_equal(classifier.predict(x), scores > 0)
+    np.testing.assert_allclose(gram_function(kernel, image_shape=(3, 4, 2))(rows), k, rtol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", [NTKRegressor, NTKClassifier])
+def test_wrong_images_are_refused_by_name(pictures, estimator):
+    x, y, kernel, _ = pictures
+    rows = x.reshape(16, -1)
+    with pytest.raises(ntkit.InputError, match=r"`X` has images.*name of a kernel of dense"):
+        estimator().fit(x, y)
+    with pytest.raises(ntkit.InputError, match="name of a kernel of dense"):
+        estimator(image_shape=(3, 4, 2)).fit(rows, y)
+    with pytest.raises(ntkit.InputError, match=r"24 features.*has 12"):
+        estimator(kernel=kernel, image_shape=(3, 4, 1)).fit(rows, y)
+    with pytest.raises(ntkit.InputError, match=r"\(3, 4, 2\), but `image_shape`"):
+        estimator(kernel=kernel, image_shape=(4, 3, 2)).fit(x, y)
+    with pytest.raises(ntkit.InputError, match="channels first"):
+        estimator(kernel=kernel).fit(np.zeros((16, 3, 8, 8)), y)
+    for wrong in ("3x4", (3,), (3, 4, 0), (3.0, 4, 2)):
+        with pytest.raises(ntkit.InputError, match="image_shape"):
+            estimator(kernel=kernel, image_shape=wrong).fit(rows, y)
+    bad = x.copy()
+    bad[3, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        estimator(kernel=kernel).fit(bad, y)
+    fitted = estimator(kernel=kernel, alpha=0.1).fit(x, y)
+    with pytest.raises(ntkit.InputError, match=r"\(4, 3, 2\)"):
+        fitted.predict(np.swapaxes(x, 1, 2))

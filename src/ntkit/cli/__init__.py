@@ -1,4 +1,4 @@
-"""The command line: `ntkit demo | kernel | fit | predict | info`. Each command is one public function of this room."""
+"""The command line: `ntkit demo | kernel | fit | predict | info | gallery`. A command is one public function here."""
 
 
 def main(argv: list[str] | None = None) -> int:

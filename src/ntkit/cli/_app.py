@@ -7,6 +7,7 @@ import typer
 import ntkit
 from ntkit.cli.demo import demo
 from ntkit.cli.fit import fit
+from ntkit.cli.gallery import gallery
 from ntkit.cli.info import info
 from ntkit.cli.kernel import kernel
 from ntkit.cli.predict import predict
@@ -40,3 +41,4 @@ def _main(
 
 for command in (demo, kernel, fit, predict, info):
     app.command()(command)
+app.add_typer(gallery)

@@ -20,6 +20,8 @@ from ntkit.predict._evaluate import evaluate
 # Relative to the mean diagonal of each kernel.
 RIDGES = tuple(10.0 ** np.arange(-6.0, 1.0))
 DEPTHS = (1, 2, 3, 5)
+# Of convolutional networks, which take longer, and in ReLU as they are published.
+DEPTHS_OF_IMAGES, ACTIVATIONS_OF_IMAGES = (2, 3, 5), ("relu",)
 ACTIVATIONS = ("relu", "erf", "gelu")
 # More examples than this choose no better network, but the time goes with the cube.
 MOST = 2000
@@ -154,6 +156,10 @@ class _Together(eqx.Module):
 
     def __call__(self, x1: Array, x2: Array | None = None) -> tuple[Array, ...]:
         return tuple(kernel(x1, x2) for kernel in self.kernels)
+
+    def weight(self, shape: tuple[int, ...]) -> int:
+        """As of a kernel of networks: by it `ntkit.gram` chooses its tiles."""
+        return max(getattr(kernel, "weight", lambda shape: 1)(shape) for kernel in self.kernels)
 
 
 def matrices(

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from ntkit.errors import ComputationError
 
 # A wide line is better than a broken path where nobody looks at a terminal.
 out = Console(soft_wrap=True, highlight=False)
@@ -49,30 +46,6 @@ def steps(title: str, total: int, *, quiet: bool) -> Iterator[Callable[[str], No
             begun[0] += 1
 
         yield step
-
-
-# What must be removed when the process ends without a way out of its blocks.
-drafts: set[Path] = set()
-
-
-@contextlib.contextmanager
-def atomically(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends well, and vanishes when it does not."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    drafts.add(draft)
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise ComputationError(
-            f"{str(path)!r} could not be written: {error.strerror or error}. What was there before is untouched."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        drafts.discard(draft)
 
 
 class Clock:

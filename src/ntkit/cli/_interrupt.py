@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import ntkit_command
-from ntkit.cli import _console
+from ntkit._files import drafts
 from ntkit.cli._run import STOPPED, said, say_stopped
 from ntkit.gram.run import saving
 
@@ -61,7 +61,7 @@ def _wait(hearing: int, seconds: float | None) -> bool:
 
 
 def _leave() -> None:
-    for draft in list(_console.drafts):
+    for draft in list(drafts):
         with contextlib.suppress(OSError):
             draft.unlink()
     if not said.is_set():

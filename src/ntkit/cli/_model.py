@@ -16,8 +16,8 @@ import scipy.special
 from jaxtyping import Float, Shaped
 
 import ntkit
+from ntkit._files import atomically
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._console import atomically
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
 from ntkit.errors import ComputationError, InputError
@@ -25,7 +25,7 @@ from ntkit.gram.run import NotFiniteError
 
 FORMAT = "ntkit-model"
 # Raised when a file changes its meaning; a reader refuses what is above its own.
-VERSION = 1
+VERSION = 2
 # Test examples whose kernel with the training examples is held at once.
 BLOCK = 2048
 
@@ -168,7 +168,8 @@ def _array(file: zipfile.ZipFile, name: str) -> np.ndarray:
 def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     fields = {field.name for field in dataclasses.fields(Model)}
     plain = {name: value for name, value in header.items() if name in fields}
-    plain["architecture"] = Architecture(**plain["architecture"])
+    known = plain["architecture"]
+    plain["architecture"] = Architecture(**known | {"image": tuple(known.get("image", ()))})
     plain["columns"] = tuple(plain["columns"])
     shift, scale = arrays.pop("scaling.shift"), arrays.pop("scaling.scale")
     plain["scaling"] = Scaling(plain["scaling"], shift, scale)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from ntkit._check import parse_memory
+from ntkit.cli._architecture import Architecture
 from ntkit.cli._choose import Criterion
-from ntkit.data import NAMES, Dataset
+from ntkit.data import NAMES, Dataset, image_shape
 from ntkit.errors import InputError
 
 _NET = "Network"
@@ -39,6 +40,21 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
+class Network(StrEnum):
+    """Which architecture."""
+
+    mlp = "mlp"
+    cntk = "cntk"
+
+
+class Pooling(StrEnum):
+    """How a network of images ends its pixels."""
+
+    flatten = "flatten"
+    local = "local"
+    global_ = "global"
+
+
 class Scale(StrEnum):
     """What is done to the features first."""
 
@@ -62,7 +78,7 @@ class Task(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Argument(help="digits, mnist, iris, wine, breast_cancer, diabetes, or a .csv or .npz file.")
+    str, typer.Argument(help="digits, mnist, cifar10, iris, wine, breast_cancer, diabetes, or a .csv or .npz file.")
 ]
 Target = Annotated[
     str | None, typer.Option(help="Column of a .csv to predict: name or number (from 0).", rich_help_panel=_DATA)
@@ -85,7 +101,20 @@ ScaleOption = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
-Depth = Annotated[int, typer.Option(min=0, help="Hidden layers.", rich_help_panel=_NET)]
+NetworkOption = Annotated[
+    Network,
+    typer.Option("--network", help="mlp: dense layers; cntk: convolutions of 3 x 3, for images.", rich_help_panel=_NET),
+]
+PoolingOption = Annotated[
+    Pooling | None, typer.Option("--pooling", help="Of cntk, at its end; flatten if not given.", rich_help_panel=_NET)
+]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        help="Of cntk: the image that a row is, such as 28x28x1, if the data is a table.", rich_help_panel=_DATA
+    ),
+]
+Depth = Annotated[int, typer.Option(min=0, help="Hidden layers; of cntk layers with weights.", rich_help_panel=_NET)]
 Activation = Annotated[str, typer.Option(help="Such as relu, erf, gelu, tanh.", rich_help_panel=_NET)]
 WStd = Annotated[float | None, typer.Option(min=0, help="Deviation of the weights; sqrt(2).", rich_help_panel=_NET)]
 BStd = Annotated[float | None, typer.Option(min=0, help="Deviation of the biases; 0.1.", rich_help_panel=_NET)]
@@ -107,6 +136,21 @@ CriterionOption = Annotated[
 Memory = Annotated[str, typer.Option(help='Budget beyond the result, such as "512MiB" or "2GB".', rich_help_panel=_RUN)]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Precision.", rich_help_panel=_RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.", rich_help_panel=_RUN)]
+
+
+def base_of(network: Network, pooling: Pooling | None) -> Architecture:
+    """A network of that kind with all else as it is by default; the smallest that there is."""
+    how = (network.value, None if pooling is None else pooling.value)
+    return Architecture.of_options(2, "relu", None, None, None, 0, "ntk", *how)
+
+
+def check_image(net: Architecture, shape: tuple[int, ...], source: str) -> None:
+    """Refuses images of another shape than the network's; rows are images of its shape, if they are long enough."""
+    if not net.image or len(shape) == 1:
+        return
+    found = image_shape(shape, source)
+    if found != net.image:
+        raise InputError(f"The network is for images of shape {net.image}, but those of {source} have shape {found}.")
 
 
 def column(target: str | None) -> str | int | None:

@@ -34,7 +34,7 @@ def train_network(
     """
     net = architecture.network(width, y.shape[1])
     init, draw = jax.random.split(jax.random.key(seed))
-    xs, ys, tests = (jnp.asarray(a, jnp.float32) for a in (x, y, x_test))
+    xs, ys, tests = (jnp.asarray(a, jnp.float32) for a in (architecture.examples(x), y, architecture.examples(x_test)))
     params = net.init(init, xs.shape, dtype=jnp.float32)
     optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
     rows = jax.random.randint(draw, (steps, min(batch, len(x))), 0, len(x))

@@ -15,10 +15,11 @@ USAGE, FAILURE, STOPPED = 2, 1, 130
 said = threading.Event()
 # Arguments of functions that are options of commands.
 _ARGUMENT = re.compile(
-    r"`(memory|target|header|overwrite|out|dtype|depth|fixed_layers|activation|w_std|b_std|beta)(=[^`]*)?`"
+    r"`(memory|target|header|overwrite|out|dtype|depth|depths|fixed_layers|activation|w_std|b_std|beta|pooling|poolings"
+    r"|window|network)(=[^`]*)?`"
 )
 # What is said to programmers only.
-_OF_FUNCTIONS = re.compile(r"; a function will do as well|(?<=`) of `(Dense|mlp)`")
+_OF_FUNCTIONS = re.compile(r"; a function will do as well|(?<=`) of `(Dense|mlp|cntk)`")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -66,6 +67,9 @@ def _in_our_words(text: str, argv: list[str]) -> str:
     """The way out, in the words of the command line."""
     if argv[:1] == ["fit"]:
         text = text.replace("`noise`", "`--alpha`")
+    if argv[:1] == ["gallery"]:
+        for argument, option in (("n", "train"), ("m", "test"), ("zca", "zca-reg")):
+            text = text.replace(f"`{argument}`", f"`--{option}`")
     return _OF_FUNCTIONS.sub("", _ARGUMENT.sub(_option, text))
 
 

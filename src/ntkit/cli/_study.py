@@ -13,17 +13,19 @@ from jaxtyping import Float, Int, Shaped
 
 import ntkit
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._choose import RIDGES, Choice, Criterion, candidates, choose
+from ntkit.cli._choose import ACTIVATIONS_OF_IMAGES, RIDGES, Choice, Criterion, candidates, choose
 from ntkit.cli._console import Clock
 from ntkit.cli._rivals import support_vectors, train_network
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
 from ntkit.predict import one_hot, tune
 
-WIDTH = 512
 STEPS = 800
 DEPTHS = (1, 2, 3)
 ACTIVATIONS = ("relu", "erf", "gelu")
+# Of convolutional networks.
+DEPTHS_OF_IMAGES = (2, 3, 4)
+BATCH_OF_IMAGES = 32
 # Examples by which a network is chosen: more choose no better, and the time goes with the cube.
 MOST = 600
 # Examples, training and test together, whose kernels are computed in one piece.
@@ -72,12 +74,15 @@ class Study:
 def study(
     dataset: Dataset,
     *,
+    base: Architecture = Architecture(),
     criterion: Criterion = Criterion.leave_one_out_error,
     seed: int = 0,
     quick: bool = False,
     step: Callable[[str], None] = lambda name: None,
 ) -> Study:
     """Chooses depth, activation and ridge on the training examples, then compares four models on the test examples.
+
+    `base`: all else about the networks to choose among.
 
     One temperature turns scores into probabilities: it minimises the negative log likelihood of the kernel's
     leave-one-out scores, and serves the network of finite width as well. In regression the leave-one-out error does.
@@ -90,8 +95,10 @@ def study(
     problem = _Problem(dataset)
     criterion.check(dataset.kind, min(len(x), MOST))
     clock = Clock()
-    options = networks(quick=quick)
-    choice = choose(options, x, problem.y, criterion=criterion, seed=seed, most=MOST, step=step)
+    options = networks(base, quick=quick)
+    # Of images a tile is work for one core.
+    how: Any = {"memory": "1GiB" if base.image else None, "most": MOST, "step": step}
+    choice = choose(options, x, problem.y, criterion=criterion, seed=seed, **how)
     net, alpha, chosen = choice.architecture, choice.alpha, clock.seconds
     step("both kernels")
     clock = Clock()
@@ -102,22 +109,19 @@ def study(
     first, values, spread, loo = _ensemble(problem, alpha, known)
     step("NNGP posterior")
     second = _bayes(problem, known, criterion, seed)
-    step(f"network of width {WIDTH}")
+    step(f"network of width {net.width}")
     third = _finite(problem, net, alpha, x, x_test, loo, seed, quick)
     step("support vector machine")
     fourth = _machine(problem, x, x_test, quick)
     rows = (first, second, third, fourth)
     seconds, matrices = (chosen, computed), (known.ntk, known.nngp)
-    return Study(dataset, choice, rows, WIDTH, *seconds, *matrices, eigenvalues, problem.classes, values, spread)
+    return Study(dataset, choice, rows, net.width, *seconds, *matrices, eigenvalues, problem.classes, values, spread)
 
 
-def networks(*, quick: bool = False) -> list[Architecture]:
+def networks(base: Architecture = Architecture(), *, quick: bool = False) -> list[Architecture]:
     """The networks that a study chooses among."""
-    return (
-        candidates(Architecture(), DEPTHS[:2], ACTIVATIONS[:2])
-        if quick
-        else candidates(Architecture(), DEPTHS, ACTIVATIONS)
-    )
+    depths, activations = (DEPTHS_OF_IMAGES, ACTIVATIONS_OF_IMAGES) if base.image else (DEPTHS, ACTIVATIONS)
+    return candidates(base, depths[:2], activations[:2]) if quick else candidates(base, depths, activations)
 
 
 class _Problem:
@@ -227,7 +231,7 @@ class _Known:
     def of(net: Architecture, x: Float[np.ndarray, "n d"], x_test: Float[np.ndarray, "m d"]) -> "_Known":
         every = np.concatenate([x, x_test])
         # One tile is one program to compile, which takes longer than its second half of a symmetric matrix.
-        tile = len(every) if len(every) <= ONE_TILE else None
+        tile = len(every) if len(every) <= ONE_TILE and not net.image else None
         found = ntkit.gram(net.of_kind("both"), every, tile=tile, memory=None, progress=False)
         number = np.arange(float(len(every)))[:, None]
         return _Known(_Lookup(ntkit.Kernels(*found)), number[: len(x)], number[len(x) :])
@@ -250,8 +254,9 @@ def _finite(problem, net, alpha, x, x_test, loo, seed, quick) -> Row:
     clock = Clock()
     error, factor = loo
     steps = STEPS // 5 if quick else STEPS
-    scores = train_network(net, x, problem.y, x_test, alpha=alpha, width=WIDTH, steps=steps, seed=seed)
-    name = f"one network, width {WIDTH}"
+    how: Any = {"width": net.width, "steps": steps, "seed": seed} | ({"batch": BATCH_OF_IMAGES} if net.image else {})
+    scores = train_network(net, x, problem.y, x_test, alpha=alpha, **how)
+    name = f"one network, width {net.width}"
     if problem.classification:
         return problem.judge_classes(name, scipy.special.softmax(scores / factor, axis=1), clock)
     mean = problem.offset + problem.scale * scores[:, 0]

@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 
 from ntkit import data as sets
+from ntkit._files import atomically
 from ntkit.cli import _options as o
 from ntkit.cli._choose import Criterion
-from ntkit.cli._console import Clock, atomically, out, print_json, steps
+from ntkit.cli._console import Clock, out, print_json, steps
 from ntkit.cli._study import Study, networks, study
 from ntkit.data import Dataset
 from ntkit.errors import InputError
@@ -22,7 +23,7 @@ TRAIN, TEST = 2000, 1000
 
 def demo(
     data: Annotated[
-        str, typer.Option(help="digits, mnist, iris, wine, breast_cancer, diabetes, or a .csv or .npz file.")
+        str, typer.Option(help="digits, mnist, cifar10, iris, wine, breast_cancer, diabetes, or a .csv or .npz file.")
     ] = "digits",
     out_path: Annotated[
         Path, typer.Option("--out", help="Folder for the pictures.", parser=o.path, metavar="<path>")
@@ -32,6 +33,9 @@ def demo(
     ] = None,
     target: o.Target = None,
     header: o.Header = None,
+    image: o.Image = None,
+    network: o.NetworkOption = o.Network.mlp,
+    pooling: o.PoolingOption = None,
     criterion: o.CriterionOption = Criterion.leave_one_out_error,
     seed: o.Seed = 0,
     quick: Annotated[bool, typer.Option(help="Fewer examples and candidates, to see that all works.")] = False,
@@ -47,13 +51,14 @@ def demo(
     notes: list[str] = []
     dataset = prepare(data, n or (400 if quick else TRAIN), target=target, header=header, seed=seed, note=notes.append)
     notes += o.notes_of(data, dataset)
+    base = o.base_of(network, pooling).on(dataset.shape, data, image)
     _check_folder(out_path)
     if not json:
         out.print(f"Data: {dataset} ({dataset.source})", markup=False)
         for line in notes:
             out.print(line, markup=False)
-    with steps("Demo", len(networks(quick=quick)) + 7, quiet=json) as step:
-        found = study(dataset, criterion=criterion, seed=seed, quick=quick, step=step)
+    with steps("Demo", len(networks(base, quick=quick)) + 7, quiet=json) as step:
+        found = study(dataset, base=base, criterion=criterion, seed=seed, quick=quick, step=step)
         step("pictures")
         files = draw(found, out_path)
     if json:

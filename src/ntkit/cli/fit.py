@@ -9,7 +9,18 @@ from ntkit import data as sets
 from ntkit._check import format_bytes
 from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._choose import ACTIVATIONS, DEPTHS, MOST, RIDGES, Choice, Criterion, candidates, choose
+from ntkit.cli._choose import (
+    ACTIVATIONS,
+    ACTIVATIONS_OF_IMAGES,
+    DEPTHS,
+    DEPTHS_OF_IMAGES,
+    MOST,
+    RIDGES,
+    Choice,
+    Criterion,
+    candidates,
+    choose,
+)
 from ntkit.cli._console import Clock, err, out, print_json, steps
 from ntkit.cli._model import fit_model
 from ntkit.cli._scaling import Scaling
@@ -25,13 +36,27 @@ def fit(
     target: o.Target = None,
     header: o.Header = None,
     task: o.TaskOption = None,
+    image: o.Image = None,
     n: o.Examples = None,
-    scale: o.ScaleOption = o.Scale.standard,
+    scale: Annotated[
+        o.Scale | None,
+        typer.Option(
+            help="standard: every feature to mean 0 and deviation 1; sphere: every example to mean square 1. standard, "
+            "and sphere with cntk, if not given.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    network: o.NetworkOption = o.Network.mlp,
+    pooling: o.PoolingOption = None,
     depth: Annotated[
-        int | None, typer.Option(min=0, help="Hidden layers; chosen if not given.", rich_help_panel="Network")
+        int | None,
+        typer.Option(
+            min=0, help="Hidden layers, of cntk layers with weights; chosen if not given.", rich_help_panel="Network"
+        ),
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="Such as relu, erf; chosen if not given.", rich_help_panel="Network")
+        str | None,
+        typer.Option(help="Such as relu, erf; chosen if not given, of cntk relu.", rich_help_panel="Network"),
     ] = None,
     w_std: o.WStd = None,
     b_std: o.BStd = None,
@@ -58,11 +83,22 @@ def fit(
         raise InputError(f"`--alpha` must be a positive number, but is {alpha}.")
     dataset = sets.load(data, target=o.column(target), header=header, kind=None if task is None else task.value)
     dataset = dataset if n is None else sets.sample(dataset, n, seed=seed)
-    shallow = depth if depth is not None else fixed_layers
-    base = Architecture.of_options(shallow, activation or "relu", w_std, b_std, beta, fixed_layers, kernel.value)
-    depths = DEPTHS if depth is None else (depth,)
-    options = candidates(base, depths, ACTIVATIONS if activation is None else (activation,))
-    scaling = Scaling.of(dataset.x, scale.value)
+    images = network == "cntk"
+    shallow = depth if depth is not None else 2 if images else fixed_layers
+    about_net = (
+        w_std,
+        b_std,
+        beta,
+        fixed_layers,
+        kernel.value,
+        network.value,
+        None if pooling is None else pooling.value,
+    )
+    base = Architecture.of_options(shallow, activation or "relu", *about_net).on(dataset.shape, data, image)
+    depths = (DEPTHS_OF_IMAGES if images else DEPTHS) if depth is None else (depth,)
+    activations = (ACTIVATIONS_OF_IMAGES if images else ACTIVATIONS) if activation is None else (activation,)
+    options = candidates(base, depths, activations)
+    scaling = Scaling.of(dataset.x, (scale or (o.Scale.sphere if images else o.Scale.standard)).value)
     labels = one_hot(dataset.y).y if dataset.kind == "classification" else _normal(dataset.y)
     if len(dataset.x) < 2:
         raise InputError(f"{dataset.source} has one example; a model is fitted to two or more.")

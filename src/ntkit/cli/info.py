@@ -64,11 +64,16 @@ def describe(path: Path) -> dict[str, Any]:
         "kernel": model.architecture.kernel,
         "ridge": model.alpha,
         "chosen by": model.criterion or "nothing: all was given, or the file does not say",
-        "fitted to": f"{len(model.inputs)} examples of {model.inputs.shape[1]} features, {model.source}",
+        "fitted to": f"{len(model.inputs)} examples of {_size(model)}, {model.source}",
         "features": list(model.columns) or "without names",
         "scaling": model.scaling.kind,
     }
     return found | ({"classes": model.classes.tolist()} if model.task == "classification" else {})
+
+
+def _size(model: Any) -> str:
+    image = model.architecture.image
+    return f"{' x '.join(map(str, image))} pixels and channels" if image else f"{model.inputs.shape[1]} features"
 
 
 def _version(name: str) -> str | None:

@@ -12,6 +12,7 @@ from ntkit import data as sets
 from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
 from ntkit.cli._console import Clock, err, out, print_json
+from ntkit.data._load import inputs_of
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram.run import NotFiniteError
 
@@ -23,6 +24,8 @@ def kernel(
     ],
     data2: Annotated[str | None, typer.Option(help="Other examples: the columns of the matrix.")] = None,
     kind: Annotated[o.KindOrBoth, typer.Option(help="Which kernel; both in one pass.")] = o.KindOrBoth.ntk,
+    network: o.NetworkOption = o.Network.mlp,
+    pooling: o.PoolingOption = None,
     depth: o.Depth = 3,
     activation: o.Activation = "relu",
     w_std: o.WStd = None,
@@ -31,6 +34,7 @@ def kernel(
     fixed_layers: o.FixedLayers = 0,
     target: o.Target = None,
     header: o.Header = None,
+    image: o.Image = None,
     n: o.Examples = None,
     scale: o.ScaleOption = o.Scale.none,
     dtype: o.DtypeOption = o.Dtype.float64,
@@ -47,10 +51,22 @@ def kernel(
     o.check_out(out_path, (".npy", ".zarr"))
     o.check_memory(memory)
     net = Architecture.of_options(
-        depth, activation, w_std, b_std, beta, fixed_layers, kind if kind != "both" else "ntk"
+        depth,
+        activation,
+        w_std,
+        b_std,
+        beta,
+        fixed_layers,
+        kind.value if kind != "both" else "ntk",
+        network.value,
+        None if pooling is None else pooling.value,
     )
-    x1 = _examples(data, target, header, n, seed)
-    x2 = None if data2 is None else _examples(data2, target, header, None, seed)
+    x1, shape = _examples(data, target, header, n, seed)
+    net = net.on(shape, data, image)
+    x2 = None
+    if data2 is not None:
+        x2, shape = _examples(data2, target, header, None, seed)
+        o.check_image(net, shape, data2)
     x1, x2 = _scaled(x1, x2, scale)
     where = _places(out_path, kind)
     if not json:
@@ -92,15 +108,18 @@ def _remove(where: Any) -> None:
         path.with_name(path.name + ".journal").unlink(missing_ok=True)
 
 
-def _examples(source: str, target: str | None, header: bool | None, n: int | None, seed: int) -> np.ndarray:
-    """The inputs of a data set; a .csv and an .npy need no targets."""
+def _examples(
+    source: str, target: str | None, header: bool | None, n: int | None, seed: int
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The inputs of a data set, and the shape that an example had; a .csv and an .npy need no targets."""
     if source.lower().endswith((".csv", ".npy", ".npz")):
-        x = sets.load_inputs(source, header=header, drop=o.column(target))
+        found = inputs_of(source, header=header, drop=o.column(target))
     else:
-        x = sets.load(source, header=header, target=o.column(target)).x
+        found = sets.load(source, header=header, target=o.column(target))
+    x = found.x
     if n is None or n >= len(x):
-        return x
-    return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:n])]
+        return x, found.shape
+    return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:n])], found.shape
 
 
 def _scaled(x1: np.ndarray, x2: np.ndarray | None, scale: o.Scale) -> tuple[np.ndarray, np.ndarray | None]:

@@ -8,10 +8,11 @@ import numpy as np
 import typer
 
 from ntkit import data as sets
+from ntkit._files import atomically
 from ntkit.cli import _options as o
-from ntkit.cli._console import Clock, atomically, err, out, print_json, steps
+from ntkit.cli._console import Clock, err, out, print_json, steps
 from ntkit.cli._model import BLOCK, Model, Predictions, load_model
-from ntkit.data._load import Split, has_test_inputs
+from ntkit.data._load import Split, has_test_inputs, inputs_of
 from ntkit.errors import InputError
 
 
@@ -75,9 +76,12 @@ def read_inputs(model: Model, source: str, header: bool | None = None, split: Sp
         dataset = sets.load(source)
         found = dataset.x_test if split == "test" else dataset.x
         assert found is not None
+        o.check_image(model.architecture, dataset.shape, source)
         return found
     if path.suffix.lower() != ".csv" or not model.columns:
-        return sets.load_inputs(path, header=header, split="test" if split == "test" else "train")
+        inputs = inputs_of(path, header=header, split="test" if split == "test" else "train")
+        o.check_image(model.architecture, inputs.shape, source)
+        return inputs.x
     from ntkit.data._csv import read_table
 
     table = read_table(path, header)

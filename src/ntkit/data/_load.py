@@ -17,7 +17,8 @@ from ntkit.data._npz import names_of, read_npy, read_npz
 from ntkit.errors import ComputationError, InputError
 
 SHIPPED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-NAMES = ("mnist", *SHIPPED)
+FETCHED = ("cifar10", "mnist")
+NAMES = (*FETCHED, *SHIPPED)
 Split = Literal["train", "test"]
 
 
@@ -40,8 +41,8 @@ def load(
     - `header`: whether the first row of a .csv holds names; None: if none of its cells is a number.
     - `kind`: "classification" or "regression"; None decides by the targets: text, integer arrays with repeated values,
       and columns of at most 20 distinct whole numbers are class labels.
-    - `cache`: for "mnist", the file mnist.npz or the folder it lies in or is kept in. Looked at next are `NTKIT_DATA`
-      (file or folder) and `~/.cache/ntkit`; then the set is fetched from OpenML, once.
+    - `cache`: for "mnist" and "cifar10", the file mnist.npz or cifar10.npz, or the folder it lies in or is kept in.
+      Looked at next are `NTKIT_DATA` (file or folder) and `~/.cache/ntkit`; then the set is fetched from OpenML, once.
     - `progress`: whether to show on the error stream that something is being fetched.
 
     8-bit images become float32 in [0, 1], the digits float64 in [0, 1], all else is left as it was, not standardised.
@@ -53,8 +54,12 @@ def load(
     path = Path(name).expanduser()
     if path.suffix.lower() != ".csv" and (target is not None or header is not None):
         raise InputError(f"`target` and `header` are for .csv files, but the data is {name!r}.")
-    if name == "mnist":
-        return _named(read_npz(_mnist(cache, progress=progress)), "mnist", "MNIST (LeCun, Cortes and Burges)", kind)
+    if name in FETCHED:
+        get, words = {
+            "mnist": (_openml_mnist, "MNIST (LeCun, Cortes and Burges)"),
+            "cifar10": (_openml_cifar10, "CIFAR-10 (Krizhevsky)"),
+        }[name]
+        return _named(read_npz(_kept(name, get, cache, progress=progress)), name, words, kind)
     if name in SHIPPED:
         return _shipped(name, kind)
     _check_file(path, (".npz", ".csv"))
@@ -83,6 +88,17 @@ def load_inputs(
 
     **Raises:** `InputError`, as `load` does, or if there are no test inputs.
     """
+    return inputs_of(source, header=header, drop=drop, split=split).x
+
+
+def inputs_of(
+    source: str | os.PathLike[str],
+    *,
+    header: bool | None = None,
+    drop: str | int | None = None,
+    split: Split = "train",
+) -> Dataset:
+    """The same as a data set of stand-in targets, which knows the shape that examples had."""
     path = Path(source).expanduser()
     _check_file(path, (".csv", ".npy", ".npz"))
     if path.suffix.lower() == ".csv":
@@ -95,7 +111,7 @@ def load_inputs(
     if x is None:
         raise InputError(f"{path.name} has no test examples (x_test) of its own.")
     # The targets are a stand-in: the checks of the inputs are those of a data set.
-    return make_dataset(x, np.zeros(len(x) if x.ndim else 0), name=path.stem, source=path.name, kind="regression").x
+    return make_dataset(x, np.zeros(len(x) if x.ndim else 0), name=path.stem, source=path.name, kind="regression")
 
 
 def has_test_inputs(path: Path) -> bool:
@@ -138,19 +154,29 @@ def _shipped(name: str, kind: Kind | None) -> Dataset:
     return make_dataset(x, bunch.target, name=name, source="shipped with scikit-learn", kind=kind, columns=columns)
 
 
-def _mnist(cache: str | os.PathLike[str] | None, *, progress: bool) -> Path:
-    """The path of mnist.npz: given, in `NTKIT_DATA`, in the cache, or fetched into it."""
+_Get = Callable[[Path], dict[str, np.ndarray]]
+
+
+def _kept(name: str, get: _Get, cache: str | os.PathLike[str] | None, *, progress: bool) -> Path:
+    """The path of <name>.npz: given, in `NTKIT_DATA`, in the cache, or fetched into it."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntkit"
+    file = f"{name}.npz"
     given = [Path(place).expanduser() for place in (cache, os.environ.get("NTKIT_DATA")) if place]
     if cache is not None and given[0].suffix == ".npz" and not given[0].is_file():
         raise InputError(f"`cache`: there is no file {str(given[0])!r}.")
     for place in [*given, home]:
-        path = place if place.suffix == ".npz" else place / "mnist.npz"
-        if path.is_file():
+        path = place if place.suffix == ".npz" else place / file
+        # `NTKIT_DATA` may name the file of another set.
+        if path.is_file() and (cache is not None or place.suffix != ".npz" or _may_be(path, name)):
             return path
-    path = (given[0] if cache is not None else home) / "mnist.npz"
-    _fetch(path, _openml_mnist, progress=progress)
+    path = (given[0] if cache is not None else home) / file
+    _fetch(path, get, progress=progress)
     return path
+
+
+def _may_be(path: Path, name: str) -> bool:
+    """Whether a file is not named after another set."""
+    return not any(other in path.stem for other in FETCHED if other != name)
 
 
 def _openml_mnist(folder: Path) -> dict[str, np.ndarray]:
@@ -165,7 +191,20 @@ def _openml_mnist(folder: Path) -> dict[str, np.ndarray]:
     return {"x_train": x[:60_000], "y_train": y[:60_000], "x_test": x[60_000:], "y_test": y[60_000:]}
 
 
-def _fetch(path: Path, get: Callable[[Path], dict[str, np.ndarray]], *, progress: bool) -> None:
+def _openml_cifar10(folder: Path) -> dict[str, np.ndarray]:
+    """CIFAR-10 from https://www.openml.org/d/40927, channels last. The last 10 000 of its 60 000 images are the tests;
+    OpenML does not say whether these are the official ones."""
+    from sklearn.datasets import fetch_openml
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bunch: Any = fetch_openml("CIFAR_10", version=1, as_frame=False, parser="liac-arff", data_home=str(folder))
+    x = np.moveaxis(bunch.data.reshape(-1, 3, 32, 32).astype(np.uint8), 1, -1)
+    y = bunch.target.astype(np.uint8)
+    return {"x_train": x[:50_000], "y_train": y[:50_000], "x_test": x[50_000:], "y_test": y[50_000:]}
+
+
+def _fetch(path: Path, get: _Get, *, progress: bool) -> None:
     """Writes what `get` fetches to `path`, whole or not at all."""
     from rich.console import Console
 

@@ -6,7 +6,17 @@ figure.savefig("gram.png")
 """
 
 from ntkit.plots._figure import COLOURS, figure
+from ntkit.plots.accuracies import accuracies
 from ntkit.plots.examples import examples, predictions, probabilities
 from ntkit.plots.matrix import gram_matrix, spectrum
 
-__all__ = ["COLOURS", "examples", "figure", "gram_matrix", "predictions", "probabilities", "spectrum"]
+__all__ = [
+    "COLOURS",
+    "accuracies",
+    "examples",
+    "figure",
+    "gram_matrix",
+    "predictions",
+    "probabilities",
+    "spectrum",
+]

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntkit.data import image_shape as checked_image
 from ntkit.errors import InputError
-from ntkit.kernels import NNGP, NTK
+from ntkit.kernels import NNGP, NTK, Unflattened
 from ntkit.nn import Sequential, mlp
 from ntkit.nn.activations.registry import activation as parse_activation
 
@@ -43,6 +44,48 @@ def kernel_of(kernel: Any, **architecture: Any) -> Any:
             f"`kernel.diagonal(x)`; got {kernel!r}."
         )
     return kernel
+
+
+def rows_of(X: Any, image_shape: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """X with examples as rows, as scikit-learn has them, and the shape of an image: given, or X's own.
+
+    **Raises:** `InputError` where the two differ, a row is no image of the shape, or channels come first.
+    """
+    shape = None if image_shape is None else parse_shape(image_shape)
+    ndim = getattr(X, "ndim", 2)  # of lists scikit-learn takes care
+    if ndim > 2:
+        own = tuple(X.shape[1:])
+        if shape is not None and own != shape:
+            raise InputError(f"`X` has images of shape {own}, but `image_shape` is {shape}.")
+        if ndim == 4:
+            checked_image(own, "`X`")
+        return X.reshape(len(X), -1), own
+    columns = X.shape[1] if ndim == 2 and hasattr(X, "shape") else None
+    if shape is not None and columns is not None and columns != math.prod(shape):
+        raise InputError(
+            f"`X` has {columns} features, but an image of `image_shape` {shape} has {math.prod(shape)} numbers."
+        )
+    return X, shape
+
+
+def parse_shape(value: Any) -> tuple[int, ...]:
+    """(height, width, channels) and the like."""
+    good = isinstance(value, (tuple, list)) and len(value) >= 2
+    if not good or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in value):
+        raise InputError(f"`image_shape` must be whole numbers, (height, width, channels); got {value!r}.")
+    return tuple(map(int, value))
+
+
+def on_images(kernel: Any, shape: tuple[int, ...] | None, by_name: bool) -> Any:
+    """The kernel for examples as rows: of images of a shape, or of rows themselves."""
+    if shape is None:
+        return kernel
+    if by_name:
+        raise InputError(
+            f"`X` has images of shape {shape}, but `kernel` is the name of a kernel of dense networks. Pass one of "
+            "images, such as `kernel=ntkit.NTK(nn.presets.cntk(3))`, or flatten X: `X.reshape(len(X), -1)`."
+        )
+    return Unflattened(kernel, shape)
 
 
 def whole(name: str, value: Any) -> int:

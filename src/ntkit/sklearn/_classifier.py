@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ntkit.errors import InputError
 from ntkit.predict import one_hot, posterior
 from ntkit.predict._data import parse_dtype
-from ntkit.sklearn._build import kernel_of, move_to_host, noise
+from ntkit.sklearn._build import kernel_of, move_to_host, noise, on_images, rows_of
 
 
 class NTKClassifier(ClassifierMixin, BaseEstimator):
@@ -28,7 +28,8 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
 
     **Parameters:** those of `NTKRegressor`.
 
-    **Fitted:** `classes_` (sorted), `kernel_`, `posterior_`, `temperature_`, `n_features_in_`, `feature_names_in_`.
+    **Fitted:** `classes_` (sorted), `kernel_`, `posterior_`, `temperature_`, `image_shape_`, `n_features_in_`,
+    `feature_names_in_`.
 
     **Raises:** in `fit`, `ntkit.InputError`, a ValueError, for a wrong parameter; `ntkit.ComputationError` where the
     kernel matrix cannot be factorised.
@@ -46,6 +47,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         kernel: Any = "ntk",
         dtype: Any = "float64",
         memory: Any = None,
+        image_shape: Any = None,
     ):
         self.depth = depth
         self.activation = activation
@@ -56,9 +58,10 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
         self.kernel = kernel
         self.dtype = dtype
         self.memory = memory
+        self.image_shape = image_shape
 
     def fit(self, X: Any, y: Any) -> "NTKClassifier":
-        """Fit to X (n, features) and class labels y (n,), numbers or text."""
+        """Fit to X (n, features), or images, and class labels y (n,), numbers or text."""
         dtype, alpha = parse_dtype(self.dtype), noise("alpha", self.alpha)
         kernel = kernel_of(
             self.kernel,
@@ -68,6 +71,8 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
             b_std=self.b_std,
             fixed_layers=self.fixed_layers,
         )
+        X, self.image_shape_ = rows_of(X, self.image_shape)
+        kernel = on_images(kernel, self.image_shape_, isinstance(self.kernel, str))
         X, y = validate_data(self, X, y, dtype=dtype)
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
@@ -83,6 +88,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X: Any) -> Float[np.ndarray, "m c"]:
         check_is_fitted(self)
+        X, _ = rows_of(X, self.image_shape_)
         X = validate_data(self, X, dtype=self.posterior_.dtype, reset=False)
         return self.posterior_(X, covariance=None).mean
 

@@ -11,6 +11,7 @@ from sklearn.gaussian_process.kernels import Kernel
 from ntkit._check import check_inputs, check_same_features
 from ntkit.errors import InputError
 from ntkit.predict._evaluate import check_kernel, evaluate
+from ntkit.sklearn._build import on_images, parse_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,14 @@ class GramFunction:
             return np.array(evaluate(self.kernel, x1, x2, memory=self.memory))
 
 
-def gram_function(kernel: Any, *, memory: str | int | None = None) -> GramFunction:
+def gram_function(
+    kernel: Any, *, memory: str | int | None = None, image_shape: tuple[int, ...] | None = None
+) -> GramFunction:
     """A callable for `SVC(kernel=...)`, `SVR`, `KernelPCA(kernel=...)` and the like, in float64; it can be pickled.
 
     SVC(kernel=gram_function(ntkit.NTK(net)), C=10).fit(X, y)
+
+    `image_shape`: (height, width, channels) of the image that a row is, for a kernel of images.
     """
     if isinstance(kernel, Kernel):
         raise InputError(
@@ -41,4 +46,5 @@ def gram_function(kernel: Any, *, memory: str | int | None = None) -> GramFuncti
             f"processes, {type(kernel).__name__}, which is such a callable already: `SVC(kernel={kernel})`."
         )
     check_kernel(kernel)
-    return GramFunction(kernel, memory)
+    shape = None if image_shape is None else parse_shape(image_shape)
+    return GramFunction(on_images(kernel, shape, by_name=False), memory)

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ntkit.errors import InputError
 from ntkit.predict import posterior
 from ntkit.predict._data import parse_dtype
-from ntkit.sklearn._build import kernel_of, move_to_host, noise
+from ntkit.sklearn._build import kernel_of, move_to_host, noise, on_images, rows_of
 
 
 class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -34,9 +34,11 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     - `normalize_y`: fit to (y - mean) / std, as `GaussianProcessRegressor` has it; `alpha` is then in units of var(y).
     - `dtype`: `"float64"` or `"float32"`, whatever JAX is set to.
     - `memory`: budget of a kernel matrix's tiles beyond the matrix itself, such as `"1GiB"`; None lets ntkit choose.
+    - `image_shape`: (height, width, channels) of the image that a row of X is, for a `kernel` object of images, such as
+      `ntkit.NTK(nn.presets.cntk(3))`. Not needed where X has that shape itself, (n, height, width, channels).
 
     **Fitted:** `kernel_`, the kernel; `posterior_`, see `ntkit.posterior` (its leave-one-out, its statistics);
-    `log_marginal_likelihood_value_`; `n_features_in_`, `feature_names_in_`.
+    `log_marginal_likelihood_value_`; `image_shape_`, None for rows; `n_features_in_`, `feature_names_in_`.
 
     **Raises:** in `fit`, `ntkit.InputError`, a ValueError, for a wrong parameter; `ntkit.ComputationError` where the
     kernel matrix cannot be factorised.
@@ -55,6 +57,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         normalize_y: Any = False,
         dtype: Any = "float64",
         memory: Any = None,
+        image_shape: Any = None,
     ):
         self.depth = depth
         self.activation = activation
@@ -66,9 +69,10 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.normalize_y = normalize_y
         self.dtype = dtype
         self.memory = memory
+        self.image_shape = image_shape
 
     def fit(self, X: Any, y: Any) -> "NTKRegressor":
-        """Fit to X (n, features) and y (n,) or (n, outputs)."""
+        """Fit to X (n, features), or images, and y (n,) or (n, outputs)."""
         dtype, alpha = parse_dtype(self.dtype), noise("alpha", self.alpha)
         kernel = kernel_of(
             self.kernel,
@@ -78,6 +82,8 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             b_std=self.b_std,
             fixed_layers=self.fixed_layers,
         )
+        X, self.image_shape_ = rows_of(X, self.image_shape)
+        kernel = on_images(kernel, self.image_shape_, isinstance(self.kernel, str))
         X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, y_numeric=True)
         y = np.asarray(y, dtype=dtype)
         self._offset, self._scale = np.zeros(y.shape[1:], dtype), np.ones(y.shape[1:], dtype)
@@ -102,6 +108,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if return_std and return_cov:
             raise InputError("At most one of `return_std` and `return_cov` may be asked for.")
         check_is_fitted(self)
+        X, _ = rows_of(X, self.image_shape_)
         X = validate_data(self, X, dtype=self.posterior_.dtype, reset=False)
         wanted = "diagonal" if return_std else "full" if return_cov else None
         mean, spread = self.posterior_(X, covariance=wanted)

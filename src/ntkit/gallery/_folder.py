@@ -1,0 +1,204 @@
+"""Where an experiment keeps what took long: kernel matrices, what they cost, and the rows of its table."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ntkit
+from ntkit._files import atomically
+from ntkit.errors import ComputationError, InputError
+from ntkit.gram.progress import Meter
+
+STATE = "gallery.json"
+# Raised when a folder changes its meaning.
+VERSION = 1
+# Seconds after which the time of a running kernel is written down again.
+OFTEN = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one kernel matrix: its pairs of examples, the part of its tiles that is done, and the seconds that took."""
+
+    pairs: int
+    done: float
+    seconds: float
+
+    @property
+    def seconds_per_pair(self) -> float:
+        return self.seconds / (self.pairs * self.done) if self.done else 0.0
+
+
+class Folder:
+    """The folder of one experiment with one set of settings, which it belongs to from then on.
+
+    Its file `gallery.json` is whole at every moment; matrices have journals of their own (`ntkit.gram`). So a run that
+    is stopped in any way is resumed by the same call.
+
+    **Raises:** `InputError` if it belongs to other settings, and is not to be overwritten; or is no folder.
+    """
+
+    def __init__(self, path: Path, experiment: str, settings: dict[str, Any], *, overwrite: bool = False):
+        self.path, self._overwrite = path, overwrite
+        self._state: dict[str, Any] = {"version": VERSION, "experiment": experiment, "settings": settings}
+        self._state |= {"kernels": {}, "rows": {}, "probes": {}}
+        found = _read(path / STATE, overwrite)
+        if found is not None and overwrite:
+            self._remove(found)
+        elif found is not None:
+            _check(found, self._state, path)
+            self._state = found
+        _make(path)
+        self._save()
+
+    def _save(self) -> None:
+        with atomically(self.path / STATE) as draft:
+            draft.write_text(json.dumps(self._state, indent=1, allow_nan=False))
+
+    def _remove(self, found: dict[str, Any]) -> None:
+        """What an experiment left there, and nothing else."""
+        for name in found.get("kernels", {}):
+            for file in (f"{name}.npy", f"{name}.npy.journal"):
+                (self.path / file).unlink(missing_ok=True)
+        for file in found.get("arrays", []):
+            (self.path / file).unlink(missing_ok=True)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows that were finished here, by this call and those before it."""
+        return list(self._state["rows"].values())
+
+    def keep_row(self, name: str, row: dict[str, Any]) -> None:
+        self._state["rows"][name] = row
+        self._save()
+
+    def cost(self, name: str) -> Cost | None:
+        """What a matrix has cost so far; None if it was not begun."""
+        found = self._state["kernels"].get(name)
+        return None if found is None else Cost(**found)
+
+    def probe(self, name: str, measure: Any) -> float:
+        """A measured number that is kept, so that a resumed run need not measure it again."""
+        if name not in self._state["probes"]:
+            self._state["probes"][name] = measure()
+            self._save()
+        return float(self._state["probes"][name])
+
+    def arrays(self, name: str, make: Any) -> dict[str, np.ndarray]:
+        """The arrays that `make` computes, kept: computed again they might differ in their last digit, and a matrix of
+        them would be another one."""
+        path = self.path / f"{name}.npz"
+        if path.is_file():
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return dict(archive)
+        found = make()
+        with atomically(path) as draft:
+            np.savez(draft, **found)
+        self._state["arrays"] = sorted({*self._state.get("arrays", []), path.name})
+        self._save()
+        return found
+
+    def matrix(
+        self, name: str, title: str, kernel: Any, x1: Any, x2: Any = None, *, memory: Any, progress: bool
+    ) -> np.ndarray:
+        """kernel(x1, x2), computed by `ntkit.gram` into `<name>.npy` or read from there."""
+        pairs = len(x1) * (len(x1) + 1) // 2 if x2 is None else len(x1) * len(x2)
+        before = self.cost(name) or Cost(pairs, 0.0, 0.0)
+        if before.done == 1 and not (self.path / f"{name}.npy").exists():  # somebody removed it
+            before = Cost(pairs, 0.0, 0.0)
+        if self.cost(name) is None:
+            self._refuse_strangers(name)
+        self.note_cost(name, before)
+        clock = _Clock(self, name, title, before, progress)
+        try:
+            return ntkit.gram(kernel, x1, x2, memory=memory, progress=clock, out=self.path / f"{name}.npy")
+        finally:
+            clock.close()
+
+    def _refuse_strangers(self, name: str) -> None:
+        """A matrix of which we know nothing may have been computed for anything."""
+        path = self.path / f"{name}.npy"
+        if path.exists() and not self._overwrite:
+            raise InputError(
+                f"`out`: the folder {str(self.path)!r} holds {path.name}, which its {STATE} does not know. Choose "
+                "another `out` to keep it, or pass `overwrite=True` to replace it."
+            )
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.journal").unlink(missing_ok=True)
+
+    def note_cost(self, name: str, cost: Cost) -> None:
+        self._state["kernels"][name] = dataclasses.asdict(cost)
+        self._save()
+
+
+class _Clock:
+    """A function of (tiles done, tiles) for `ntkit.gram`: moves a bar, and writes down what the tiles took."""
+
+    def __init__(self, folder: Folder, name: str, title: str, before: Cost, progress: bool):
+        self._folder, self._name, self._title = folder, name, title
+        self._before, self._cost, self._progress = before, before, progress
+        self._meter: Meter | None = None
+        self._start = self._saved = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._meter is None:  # compiled; the tiles begin
+            self._meter, self._start = Meter(self._progress, done, total, self._title), now
+            if done == 0:  # nothing of an earlier run was left
+                self._before = Cost(self._before.pairs, 0.0, 0.0)
+        self._meter(done)
+        self._cost = Cost(self._before.pairs, done / total, self._before.seconds + now - self._start)
+        if done == total or now - self._saved > OFTEN:
+            self._saved = now
+            self._folder.note_cost(self._name, self._cost)
+
+    def close(self) -> None:
+        if self._meter is not None:
+            self._meter.close()
+            self._folder.note_cost(self._name, self._cost)
+
+
+def _read(path: Path, overwrite: bool) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        if overwrite:
+            return {}
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}). Choose another `out`, or pass `overwrite=True` to start again."
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _check(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    """Refuses the folder of another experiment, and says what differs."""
+    theirs, ours = found.get("settings", {}), wanted["settings"]
+    named = [
+        f"{name} {theirs.get(name)!r} and not {value!r}" for name, value in ours.items() if theirs.get(name) != value
+    ]
+    named += [f"{name} {found.get(name)!r}" for name in ("version", "experiment") if found.get(name) != wanted[name]]
+    if named:
+        raise InputError(
+            f"`out`: the folder {str(path)!r} belongs to a run with {', '.join(named)}. Choose another `out` to keep "
+            "it, or pass `overwrite=True` to replace it."
+        )
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"`out` must be a folder, but {str(path)!r} is a file.") from None
+    except NotADirectoryError:
+        raise InputError(f"`out` is {str(path)!r}, but one of the folders above it is a file.") from None
+    except OSError as error:
+        raise ComputationError(f"The folder {str(path)!r} cannot be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"`out`: the folder {str(path)!r} is not writable.")
