@@ -256,6 +256,8 @@ class _Run:
 
     def _known(self, out: Space) -> Space:
         """With the displacements of all turns of the loop; a stride divides them, as it does the frame."""
+        if all(g == 1 for g in self._grid):
+            return out
         displacements = tuple(
             d if g == 1 else known // (frame // after)
             for d, g, known, frame, after in zip(

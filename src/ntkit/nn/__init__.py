@@ -32,6 +32,7 @@ from ntkit.nn.dense import Dense
 from ntkit.nn.normalization import Dropout, LayerNorm
 from ntkit.nn.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, SumPool
 from ntkit.nn.presets import mlp
+from ntkit.nn.resizing import ImageResize, Index
 
 __all__ = [
     "Abs",
@@ -54,6 +55,8 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalSumPool",
     "Identity",
+    "ImageResize",
+    "Index",
     "Layer",
     "LayerNorm",
     "LeakyRelu",

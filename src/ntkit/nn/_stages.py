@@ -1,6 +1,7 @@
 """How a network of images is run: in stages, each in frames and with the displacements that those behind it read."""
 
 import dataclasses
+import itertools
 import math
 
 from ntkit.errors import InputError
@@ -77,7 +78,8 @@ def _runs(layers: list[Layer]) -> list[_Run]:
 
 def _framed(runs: list[_Run], shapes: list[Shape]) -> list[_Run]:
     """With frames that hold throughout, if there are any; else cut where others are needed."""
-    together = _frames([layer for run in runs for layer in run.layers], shapes[0])
+    drops = any(2 < len(after) < len(before) for before, after in itertools.pairwise(shapes))
+    together = None if drops else _frames([layer for run in runs for layer in run.layers], shapes[0])
     done, first = [], 0
     if together is not None:
         for run in runs:
@@ -113,6 +115,9 @@ def _frames(layers: list[Layer], shape: Shape) -> Frames | None:
             if layer.exits:
                 break
             after, at = layer.frames(at, after), layer.shape(at)
+            if len(after) < len(tried):  # `Index` drops axes: whose frames are those behind it?
+                after = tried if all(after) else (0,) * len(tried)
+                break
         found = [t if a else known for t, a, known in zip(tried, after, found, strict=True)]
         if all(found):
             return tuple(found)
