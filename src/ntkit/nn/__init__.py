@@ -26,6 +26,7 @@ from ntkit.nn.activations import (
     Tanh,
     activation,
 )
+from ntkit.nn.batch import BatchNorm
 from ntkit.nn.combinators import Concat, Product, Residual, Sequential, Sum
 from ntkit.nn.conv import Conv, ConvTranspose, LocalConv
 from ntkit.nn.dense import Dense
@@ -39,6 +40,7 @@ __all__ = [
     "Activation",
     "Affine",
     "AvgPool",
+    "BatchNorm",
     "Concat",
     "Conv",
     "ConvTranspose",
