@@ -17,12 +17,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit._check import as_host_array, check_dtype, check_finite, is_float
-from ntkit._images import image_diagonal, image_laws, pairs_of_pixels
+from ntkit._images import Means, image_diagonal, image_laws, pairs_of_pixels
+from ntkit._means import image_means
 from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
-from ntkit.nn.batch import Blocks, batch_norms, centred, check_batch_norms, parts, stated_reference, with_reference
+from ntkit.nn._stages import plan
+from ntkit.nn.batch import (
+    Blocks,
+    batch_norms,
+    centred,
+    check_batch_norms,
+    parts,
+    same_examples,
+    stated_reference,
+    with_reference,
+)
 from ntkit.nn.combinators import segments
 
 Inputs = Float[Array | np.ndarray, "n ..."]
@@ -171,30 +182,38 @@ def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...
         return tuple(getattr(law, name).astype(x.dtype) for name in names)
 
 
-def _start(net: Layer, x1: Array, x2: Array | None) -> tuple[Covariance, Layer]:
+def _start(net: Layer, x1: Array, x2: Array | None, *means: Means) -> tuple[Covariance, Layer]:
     """The law of all pairs before the first layer that reads rows, and the layers from there on."""
-    return image_laws(net, x1, x2) if x1.ndim > 2 else (pair_laws(x1, x2), net)
+    return image_laws(net, x1, x2, *means) if x1.ndim > 2 else (pair_laws(x1, x2), net)
 
 
-def _start_of_one(net: Layer, x: Array) -> tuple[Covariance, Layer]:
-    return image_diagonal(net, x) if x.ndim > 2 else (Covariance.of_one(variances(x), x.shape[-1]), net)
+def _start_of_one(net: Layer, x: Array, *means: Means) -> tuple[Covariance, Layer]:
+    return image_diagonal(net, x, *means) if x.ndim > 2 else (Covariance.of_one(variances(x), x.shape[-1]), net)
 
 
-def _over_reference(net: Layer, groups: Mapping[str, Array], pairs: list[tuple[str, str]], ones: list[str]) -> Blocks:
-    """The laws behind a network with `BatchNorm`: of some pairs of groups, of examples of some groups with themselves,
-    and of all groups that these name with the reference, by which they are centred."""
-    reference = _reference(net, groups)
-    groups = {**groups, "r": groups["x"] if reference is None else reference}
-    r = "x" if reference is None else "r"
-    named = [g for pair in pairs for g in pair] + ones
-    pairs = list(dict.fromkeys([*pairs, *((g, r) for g in named), (r, r)]))
-    starts = {pair: _start(net, groups[pair[0]], None if pair[0] == pair[1] else groups[pair[1]]) for pair in pairs}
-    alone = {g: _start_of_one(net, groups[g]) for g in dict.fromkeys([*ones, r])}
-    blocks = Blocks({p: law for p, (law, _) in starts.items()}, {g: law for g, (law, _) in alone.items()}, r)
-    for k, part in enumerate(parts(starts[r, r][1])):
+def _over_reference(net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str]) -> Blocks:
+    """The laws behind a network with `BatchNorm`: of some pairs of groups, and of examples of some groups with
+    themselves; with the laws of all that these name and the reference, which is taken off."""
+    reference, r = _reference(net, groups), "x"
+    if reference is not None:
+        groups, r = {**groups, "r": reference}, "r"
+    same = {g: jnp.eye(len(x), dtype=bool) if g == r else same_examples(x, groups[r]) for g, x in groups.items()}
+    means = image_means(net, groups, r, same) if groups[r].ndim > 2 else dict.fromkeys(groups, ())
+    sections = parts(plan(net, (1, *groups[r].shape[1:])).tail if groups[r].ndim > 2 else net)
+    if len(sections) > 1:  # else only pixels are centred, for which the means are enough
+        named = [g for pair in pairs for g in pair] + ones
+        pairs, ones = [*pairs, *((g, r) for g in named), (r, r)], [*ones, r]
+    laws, alone = {}, {}
+    for g, h in dict.fromkeys(pairs):
+        laws[g, h], _ = _start(net, groups[g], None if g == h else groups[h], means[g], means[h])
+    for g in dict.fromkeys(ones):
+        alone[g], _ = _start_of_one(net, groups[g], means[g])
+    blocks = Blocks(laws, alone, r, same)
+    for k, section in enumerate(sections):
         blocks = centred(blocks) if k else blocks
-        laws = {pair: _behind(part, law, _over_pairs) for pair, law in blocks.laws.items()}
-        blocks = Blocks(laws, {g: _behind(part, law, _over_examples) for g, law in blocks.ones.items()}, r)
+        laws = {pair: _behind(section, law, _over_pairs) for pair, law in blocks.laws.items()}
+        alone = {g: _behind(section, law, _over_examples) for g, law in blocks.ones.items()}
+        blocks = Blocks(laws, alone, r, same)
     return blocks
 
 

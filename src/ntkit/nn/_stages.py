@@ -7,6 +7,7 @@ import math
 from ntkit.errors import InputError
 from ntkit.nn._layer import Displacements, Frames, Layer, Shape
 from ntkit.nn._planes import Space, read_by_reframing
+from ntkit.nn.batch import BatchNorm
 from ntkit.nn.combinators import Sequential, flat
 
 # Frames are looked for up to so many times the image's size.
@@ -21,6 +22,7 @@ class Stage:
     shape: Shape
     space: Space
     local: bool
+    centres: bool  # first of all, over a reference: it starts with a `BatchNorm`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _runs(layers: list[Layer]) -> list[_Run]:
     """As long as they keep displacements to themselves; the way out goes with the run before it."""
     runs: list[_Run] = []
     for layer in layers[:-1]:
-        if layer.local and runs and runs[-1].local:
+        if layer.local and runs and runs[-1].local and not isinstance(layer, BatchNorm):
             runs[-1].layers.append(layer)
         else:
             runs.append(_Run([layer], layer.local))
@@ -145,7 +147,10 @@ def _with_displacements(stages: list[_Framed]) -> list[Stage]:
                 for n, f, g, d in zip(after.sizes, frames, after.frames, after.displacements, strict=True)
             )
         wanted = stage.layer.wanted(stage.shape, stage.frames, wanted)
-        done.append(Stage(stage.layer, stage.shape, Space(stage.shape[1:-1], stage.frames, wanted), stage.local))
+        space = Space(stage.shape[1:-1], stage.frames, wanted)
+        centres = isinstance(stage.layer.layers[0], BatchNorm)
+        layers = stage.layer.layers[1:] if centres else stage.layer.layers
+        done.append(Stage(Sequential(*layers), stage.shape, space, stage.local, centres))
     return done[::-1]
 
 

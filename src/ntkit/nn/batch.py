@@ -31,14 +31,15 @@ class BatchNorm(Layer):
     is a random number also at infinite width, a draw of its own in each channel: no such formula holds. What both
     readings share is that a channel's sum over the reference is 0: before a last `Dense` with b_std = beta
 
-        1/N^2 sum_ij Theta(x_i, x_j) = beta^2                           (Jacot et al. 2019, "Freeze and Chaos", section 4)
+        1/N^2 sum_ij Theta(x_i, x_j) = beta^2                           (Jacot et al. 2019, "Freeze and Chaos")
 
-    **Arguments:** `reference`: raw inputs of the network, (N, features) or (N, *space, channels), N > 1; state it in one
-    `BatchNorm`, and all of the network take it. None: the inputs of the call, `kernel(x)`, `kernel.diagonal(x)` or
-    `ntkit.gram(kernel, x)`; two batches, `kernel(x1, x2)`, need a stated one. `divide`: whether the finite reading
-    divides by the standard deviation. `eps`: added to the variance.
+    Between layers of pixels the means go over the reference's pixels, too. With N examples in the reference n by m
+    entries cost what (n + N)(m + N) do. At infinite width the layer stands in the trunk of a network, not in a branch.
 
-    At infinite width it stands in the trunk of a network, behind the layer where the pixels end, and not in a branch.
+    **Arguments:** `reference`: raw inputs of the network, (N, features) or (N, *space, channels), N > 1; stated in one
+    `BatchNorm` it holds for all of the network. None: the inputs of the call, `kernel(x)`, `kernel.diagonal(x)` or
+    `ntkit.gram(kernel, x)`, or the training data of a predictor; two batches, `kernel(x1, x2)`, need a stated one.
+    `divide`: whether the finite reading divides by the standard deviation. `eps`: added to the variance.
     """
 
     reference: Float[Array | np.ndarray, "N ..."] | None
@@ -68,10 +69,9 @@ class BatchNorm(Layer):
         return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=axes, keepdims=True) + self.eps)
 
     def propagate(self, cov: Covariance) -> Covariance:
-        where = "between layers of pixels" if cov.space is not None else "in a branch, or on its own"
         raise InputError(
-            f"`BatchNorm` has no infinite reading {where}: a kernel centres in the trunk of a network, where there are "
-            "no pixels. Put it behind `Flatten` or `GlobalAvgPool`, and outside of `Sum`, `Product` and `Concat`."
+            "`BatchNorm` cannot be read from one pair: it needs the law of both with the reference, which the kernels "
+            "of a network look after. Use `ntkit.NTK(net)`, `ntkit.NNGP(net)` or `ntkit.Both(net)`."
         )
 
     def check(self, signal: Signal) -> Signal:
@@ -89,8 +89,8 @@ def _checked(reference: Any) -> Any:
     host = check_dtype("reference", as_host_array("reference", reference))
     if host.ndim < 2 or len(host) < 2 or 0 in host.shape:
         raise InputError(
-            "`reference` of `BatchNorm` must hold at least two examples, (N, features) or (N, *space, channels): of one "
-            f"alone nothing is left when its mean is taken off. It has shape {host.shape}."
+            "`reference` of `BatchNorm` must hold at least two examples, (N, features) or (N, *space, channels): of "
+            f"one alone nothing is left when its mean is taken off. It has shape {host.shape}."
         )
     check_finite("reference", np.asarray(host))
     return reference if isinstance(reference, jax.Array) else np.asarray(host)
@@ -110,8 +110,8 @@ def check_batch_norms(net: Layer) -> None:
     every = batch_norms(net)
     if len(every) > sum(map(_is_batch_norm, flat(net))):
         raise InputError(
-            "`BatchNorm` has no infinite reading in a branch of `Sum`, `Product` or `Concat`, of which it would need the "
-            "law with its reference alone. Put it before or behind the branches."
+            "`BatchNorm` has no infinite reading in a branch of `Sum`, `Product` or `Concat`, which are read pair by "
+            "pair. Put it before or behind the branches."
         )
     stated = [norm.reference for norm in every if norm.reference is not None]
     for other in stated[1:]:
@@ -153,12 +153,20 @@ def parts(net: Layer) -> list[Sequential]:
 
 class Blocks(NamedTuple):
     """The laws between groups of examples, by name: `laws[g, h]` at all pairs, `xx` (n,), `yy` (m,), the others (n, m);
-    `ones[g]` of each example with itself. `reference` is the name of the group that is centred over.
+    `ones[g]` of each example with itself. `reference` is the name of the group that is centred over, and `same[g]` says
+    which examples are which of those, (n, N): of a pair (x, x) the law is that of one example.
     """
 
     laws: Mapping[tuple[str, str], Covariance]
     ones: Mapping[str, Covariance]
     reference: str
+    same: Mapping[str, Bool[Array, "n N"]]
+
+
+def same_examples(x: Float[Array, "n ..."], reference: Float[Array, "N ..."]) -> Bool[Array, "n N"]:
+    """Which example of the reference each one is; the first of equal ones."""
+    equal = jax.lax.map(lambda one: jnp.all(one[None] == reference, axis=tuple(range(1, x.ndim))), x)
+    return equal & (jnp.cumsum(equal, axis=1) == 1)
 
 
 def centred(blocks: Blocks) -> Blocks:
@@ -168,12 +176,12 @@ def centred(blocks: Blocks) -> Blocks:
     roots is centred as (a_x - a)(a_y - a) and only e by differences: where examples are nearly parallel both are small.
     """
     r = blocks.reference
-    own = np.eye(len(blocks.ones[r].xx), dtype=bool)
     roots = {g: safe_sqrt(_variances(blocks, g)) for pair in blocks.laws for g in pair}
     excess = {pair: _excess(law, roots[pair[0]], roots[pair[1]]) for pair, law in blocks.laws.items()}
     ntks = {pair: law.ntk for pair, law in blocks.laws.items()}
-    excess[r, r] = jnp.where(own, 0, excess[r, r])
-    ntks[r, r] = jnp.where(own, blocks.ones[r].ntk[:, None], ntks[r, r])
+    for g in roots:
+        excess[g, r] = jnp.where(blocks.same[g], 0, excess[g, r])
+        ntks[g, r] = jnp.where(blocks.same[g], blocks.ones[r].ntk[None], ntks[g, r])
     e, t = ({g: jnp.mean(of[g, r], axis=1) for g in roots} for of in (excess, ntks))
     middle, e_all, t_all = (jnp.mean(of[r]) for of in (roots, e, t))
     apart = {g: a - middle for g, a in roots.items()}
@@ -193,6 +201,7 @@ def centred(blocks: Blocks) -> Blocks:
         {pair: of_pairs(pair, law) for pair, law in blocks.laws.items()},
         {g: of_ones(g, law) for g, law in blocks.ones.items()},
         r,
+        blocks.same,
     )
 
 
