@@ -63,16 +63,15 @@ def test_centring_is_the_limit_of_its_finite_networks():
     laws.is_limit_of_finite(nn.Sequential(nn.Dense(16, 1.2, 0.3), off, relu, off, nn.Dense(8, 1.1, 0.4)), X, 2000)
 
 
-CONV = [nn.Conv(8, (3,), 1.3, 0.2), relu]
+CONV = [nn.Conv(8, (3,), 1.3, 0.2, padding="VALID"), relu]
 
 
 def test_images_are_centred_over_the_pixels_of_the_batch(x64):
     # A convolution is a dense layer on patches; all patches of all images are then the batch.
-    padded = np.pad(SIGNALS, ((0, 0), (1, 1), (0, 0)))
-    patches = np.stack([padded[:, i : i + 5] for i in range(3)], 2).reshape(20, 6)
+    patches = np.stack([SIGNALS[:, i : i + 3] for i in range(3)], 2).reshape(12, 6)
     hidden = ntkit.kernels(nn.Sequential(nn.Dense(8, 1.3, 0.2), relu), jnp.asarray(patches))
-    h = centring(20)
-    both = sum((h @ np.asarray(k) @ h).reshape(4, 5, 4, 5).mean((1, 3)) for k in hidden)
+    h = centring(12)
+    both = sum((h @ np.asarray(k) @ h).reshape(4, 3, 4, 3).mean((1, 3)) for k in hidden)
     theta = ntkit.NTK(nn.Sequential(*CONV, nn.BatchNorm(), nn.GlobalAvgPool(), LAST))(jnp.asarray(SIGNALS))
     np.testing.assert_allclose(theta, 0.9**2 * both + BETA**2, rtol=1e-12)
     np.testing.assert_allclose(np.mean(theta), BETA**2, rtol=1e-10)
@@ -87,17 +86,12 @@ def test_a_stated_reference_is_that_of_all_and_of_every_batch(x64):
 
 
 @pytest.mark.slow
-def test_so_it_is_of_images(x64):
-    # One behind a stride, one behind pooling, one behind the pixels.
-    def net(reference):
-        first = [nn.Conv(8, (3,), 1.3, 0.2, strides=2), relu, nn.BatchNorm(reference), nn.Conv(8, (2,), 1.2, 0.1)]
-        then = [nn.AvgPool((3,), 1, "SAME"), nn.BatchNorm(), relu, nn.GlobalAvgPool(), nn.BatchNorm(), LAST]
-        return nn.Sequential(*first, *then)
-
-    x = jnp.asarray(SIGNALS)
-    whole, part = np.asarray(ntkit.NTK(net(None))(x)), ntkit.NTK(net(SIGNALS))(x[:2])
-    np.testing.assert_allclose(whole.mean(), BETA**2, rtol=1e-10)
-    np.testing.assert_allclose(part, whole[:2, :2], rtol=1e-12)
+def test_centred_images_are_the_limit_of_their_finite_networks():
+    # Two between pixels, behind a padless convolution and behind pooling, and a reference that is the inputs.
+    conv, off = nn.Conv(16, (3,), 1.2, 0.3, padding="VALID"), nn.BatchNorm(SIGNALS, divide=False)
+    laws.is_limit_of_finite(
+        nn.Sequential(conv, off, relu, nn.AvgPool((2,), 1), off, nn.Flatten(), nn.Dense(16, 0.9, 0.3)), SIGNALS, 2500
+    )
 
 
 def test_tiles_are_centred_over_all_inputs(x64):
@@ -105,6 +99,7 @@ def test_tiles_are_centred_over_all_inputs(x64):
     kernel = 0.5 * ntkit.NTK(nn.Sequential(*FRONT, nn.Dropout(0.3), nn.BatchNorm(), LAST))
     tiles = ntkit.gram(kernel, X, tile=3, progress=False)
     np.testing.assert_allclose(tiles, kernel(jnp.asarray(X)), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(np.mean(tiles), 0.5 * BETA**2, rtol=1e-10)
 
 
 def test_predictors_centre_over_the_training_data(x64):
