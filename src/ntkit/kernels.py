@@ -34,7 +34,7 @@ from ntkit.nn.batch import (
     stated_reference,
     with_reference,
 )
-from ntkit.nn.combinators import segments
+from ntkit.nn.combinators import Sequential, segments
 
 Inputs = Float[Array | np.ndarray, "n ..."]
 Others = Float[Array | np.ndarray, "m ..."]
@@ -160,7 +160,7 @@ def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> 
     """The arrays of those names, of the law behind the network at all pairs."""
     if batch_norms(net):
         x, y = "x", "x" if x2 is None else "y"
-        law = _over_reference(net, {"x": x1, y: x1 if x2 is None else x2}, [(x, y)], []).laws[x, y]
+        law = _over_reference(net, {"x": x1, y: x1 if x2 is None else x2}, [(x, y)], [], x1.dtype).laws[x, y]
     else:
         law, tail = _start(net, x1, x2)
         law = _behind(tail, law, _over_pairs)
@@ -175,7 +175,7 @@ def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...
     with jax.enable_x64(True):
         exact, net = _widened(x), jax.tree.map(_widened, net)
         if batch_norms(net):
-            law = _over_reference(net, {"x": exact}, [], ["x"]).ones["x"]
+            law = _over_reference(net, {"x": exact}, [], ["x"], x.dtype).ones["x"]
         else:
             law, tail = _start_of_one(net, exact)
             law = _behind(tail, law, _over_examples)
@@ -191,15 +191,31 @@ def _start_of_one(net: Layer, x: Array, *means: Means) -> tuple[Covariance, Laye
     return image_diagonal(net, x, *means) if x.ndim > 2 else (Covariance.of_one(variances(x), x.shape[-1]), net)
 
 
-def _over_reference(net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str]) -> Blocks:
+def _over_reference(
+    net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str], dtype: Any
+) -> Blocks:
     """The laws behind a network with `BatchNorm`: of some pairs of groups, and of examples of some groups with
-    themselves; with the laws of all that these name and the reference, which is taken off."""
-    reference, r = _reference(net, groups), "x"
-    if reference is not None:
-        groups, r = {**groups, "r": reference}, "r"
+    themselves; and of these and the reference, in so far as that is needed. `dtype`: of the data."""
+    blocks, sections = _before_rows(net, groups, pairs, ones, _reference(net, groups, dtype))
+    for k, section in enumerate(sections):
+        blocks = centred(blocks) if k else blocks
+        laws = {pair: _behind(section, law, _over_pairs) for pair, law in blocks.laws.items()}
+        alone = {g: _behind(section, law, _over_examples) for g, law in blocks.ones.items()}
+        blocks = Blocks(laws, alone, blocks.reference, blocks.same)
+    return blocks
+
+
+def _before_rows(
+    net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str], reference: Array | None
+) -> tuple[Blocks, list[Sequential]]:
+    """These laws before the first layer that reads rows, and the layers from there on, cut at each `BatchNorm`."""
+    r = "x" if reference is None else "r"
+    groups = groups if reference is None else {**groups, "r": reference}
     same = {g: jnp.eye(len(x), dtype=bool) if g == r else same_examples(x, groups[r]) for g, x in groups.items()}
-    means = image_means(net, groups, r, same) if groups[r].ndim > 2 else dict.fromkeys(groups, ())
-    sections = parts(plan(net, (1, *groups[r].shape[1:])).tail if groups[r].ndim > 2 else net)
+    tail, means = net, dict.fromkeys(groups, ())
+    if groups[r].ndim > 2:
+        tail, means = plan(net, (1, *groups[r].shape[1:])).tail, image_means(net, groups, r, same)
+    sections = parts(tail)
     if len(sections) > 1:  # else only pixels are centred, for which the means are enough
         named = [g for pair in pairs for g in pair] + ones
         pairs, ones = [*pairs, *((g, r) for g in named), (r, r)], [*ones, r]
@@ -208,17 +224,12 @@ def _over_reference(net: Layer, groups: dict[str, Array], pairs: list[tuple[str,
         laws[g, h], _ = _start(net, groups[g], None if g == h else groups[h], means[g], means[h])
     for g in dict.fromkeys(ones):
         alone[g], _ = _start_of_one(net, groups[g], means[g])
-    blocks = Blocks(laws, alone, r, same)
-    for k, section in enumerate(sections):
-        blocks = centred(blocks) if k else blocks
-        laws = {pair: _behind(section, law, _over_pairs) for pair, law in blocks.laws.items()}
-        alone = {g: _behind(section, law, _over_examples) for g, law in blocks.ones.items()}
-        blocks = Blocks(laws, alone, r, same)
-    return blocks
+    return Blocks(laws, alone, r, same), sections
 
 
-def _reference(net: Layer, groups: Mapping[str, Array]) -> Array | None:
-    """What is centred over, in the dtype of the examples; None for the examples x themselves."""
+def _reference(net: Layer, groups: Mapping[str, Array], dtype: Any) -> Array | None:
+    """What is centred over, rounded to the dtype of the data as the examples are; None for the examples x
+    themselves."""
     x, stated = groups["x"], stated_reference(net)
     if stated is None:
         if len(groups) > 1:
@@ -238,7 +249,7 @@ def _reference(net: Layer, groups: Mapping[str, Array]) -> Array | None:
             f"`reference` of `BatchNorm` must hold examples like the inputs, of shape {x.shape[1:]}, but has shape "
             f"{stated.shape}."
         )
-    return jnp.asarray(stated).astype(x.dtype)
+    return jnp.asarray(stated).astype(dtype).astype(x.dtype)
 
 
 def settled(kernel: Any, x: Any) -> Any:
