@@ -82,10 +82,6 @@ NETWORKS = {
         "image",
         [conv((3, 3)), relu, conv((3, 2)), relu, nn.ImageResize((9, 7)), conv((3, 3)), relu, pooled, dense()],
     ),
-    "resized, nearest": (
-        "image",
-        [conv((3, 3)), relu, nn.ImageResize((7, 7), "nearest"), conv((3, 3)), relu, flat, dense()],
-    ),
     "row": ("image", [conv((3, 3)), relu, nn.Index(np.s_[2, ::-1]), conv((3,), 2), relu, flat, dense()]),
     "standard": (
         "image",

@@ -123,8 +123,6 @@ def networks():
     up = stax.ImageResize((-1, 9, 7, -1), "linear", antialias=False)
     twice = stax.serial(conv((3, 3)), relu(), conv((3, 2)), relu())
     yield "resized, up", "image", stax.serial(twice, up, conv((3, 3)), relu(), pooled(), dense())
-    nearest = stax.ImageResize((-1, 7, 7, -1), "nearest")
-    yield "resized, nearest", "image", stax.serial(conv((3, 3)), relu(), nearest, conv((3, 3)), relu(), flat(), dense())
     row = stax.Index(stax.Slice[:, 2, ::-1])
     yield "row", "image", stax.serial(conv((3, 3)), relu(), row, conv((3,), (2,)), relu(), flat(), dense())
     norm = stax.LayerNorm(axis=(1, 2, 3))
