@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ntkit.nn import Covariance, Identity, Layer
+from ntkit.nn._law import not_negative
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
@@ -29,17 +30,21 @@ Images = Float[Array, "n ... c"]
 Others = Float[Array, "m ... c"]
 Planes = tuple[Array, Array]  # xy and ntk
 Start = dict[str, Array]  # what a stage needs of one image: its variances, the image itself, or its own covariances
+Means = tuple[Start, ...]  # for every `BatchNorm` the image's means over the reference, and that of the reference
 
 
-def image_laws(net: Layer, x1: Images, x2: Others | None) -> tuple[Covariance, Layer]:
+def image_laws(
+    net: Layer, x1: Images, x2: Others | None, means1: Means = (), means2: Means = ()
+) -> tuple[Covariance, Layer]:
     """The law of all pairs where the pixels end (`xx` (n,), `yy` (m,), the others (n, m)), and the layers behind.
 
-    Where only layers of weights follow, which read no variances, these and the gap are not computed: 0.
+    Where only layers of weights follow, which read no variances, these and the gap are not computed: 0. `means1` and
+    `means2`: of each image what every `BatchNorm` of pixels needs (see `_means`); those of x1 alone if `x2` is None.
     """
     how = plan(net, (1, *x1.shape[1:]))
     variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
-    starts1, rows = _own(how, x1, variances)
-    starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances)
+    starts1, rows = _own(how, x1, variances, means1)
+    starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances, means2)
     runs = _runs(how, _of_first(starts1))
     left = [jax.vmap(run.left)(start) for run, start in zip(runs, starts1, strict=True)]
 
@@ -55,15 +60,15 @@ def image_laws(net: Layer, x1: Images, x2: Others | None) -> tuple[Covariance, L
 
         return lax.map(pair, left, batch_size=_together(how, len(x1)))
 
-    xy, ntk = (a.T for a in lax.map(column, starts2))
+    xy, ntk = (jnp.swapaxes(a, 0, 1) for a in lax.map(column, starts2))
     law = Covariance(rows.xx, xy, columns.xx, ntk, jnp.zeros((), xy.dtype), rows.width)
     return (_with_gaps(law) if variances else law.replace(gap=jnp.zeros_like(xy))), how.tail
 
 
-def image_diagonal(net: Layer, x: Images) -> tuple[Covariance, Layer]:
+def image_diagonal(net: Layer, x: Images, means: Means = ()) -> tuple[Covariance, Layer]:
     """The law of each image with itself where the pixels end, and the layers behind."""
     how = plan(net, (1, *x.shape[1:]))
-    return _own(how, x, True)[1], how.tail
+    return _own(how, x, True, means)[1], how.tail
 
 
 def _with_gaps(law: Covariance) -> Covariance:
@@ -90,10 +95,11 @@ def _together(how: Plan, n: int) -> int | None:
     return batch if batch > 1 else None
 
 
-def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
+def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start], Covariance]:
     """Of each image what every stage needs, and its law with itself at the end if that is asked for."""
 
-    def image(x: Array) -> tuple[list[Start], Planes]:
+    def image(of_image: tuple[Array, Means]) -> tuple[list[Start], Planes]:
+        x, means = of_image[0], iter(of_image[1])
         starts: list[Start] = [_start(x)]
         arrays: Planes | None = None
         before: Space | None = None
@@ -102,6 +108,8 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
                 assert arrays is not None
                 assert before is not None
                 starts.append({"xx": _diagonal_of(arrays[0], before)})
+                if stage.centres:
+                    starts[-1] = _centred_start(starts[-1]["xx"], next(means))
             start = starts[-1]
             run = _Run(stage, start, arrays, before, one=True)
             if not stage.local:
@@ -116,7 +124,7 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
         assert arrays is not None
         return starts, arrays
 
-    starts, (xy, ntk) = lax.map(image, x)
+    starts, (xy, ntk) = lax.map(image, (x, means))
     last = how.stages[-1]
     width = last.layer.shape(last.shape)[-1]
     return starts, Covariance(xy, xy, xy, ntk, jnp.zeros_like(xy), width, one=True)
@@ -124,6 +132,20 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
 
 def _start(x: Array) -> Start:
     return {"xx": jnp.mean(x * x, axis=-1)[(None,) * (x.ndim - 1)], "image": x}
+
+
+def _centred_start(xx: Array, means: Start) -> Start:
+    return means | {"xx": not_negative(xx - 2 * means["mean"][(None,) * (xx.ndim // 2)] + means["all"])}
+
+
+def _centred(of_x: Start, of_y: Start, planes: Planes, space: Space) -> Planes:
+    """Without the means over the reference: see `BatchNorm`."""
+    front = (None,) * space.rank
+    xy, ntk = (
+        a - of_x[name][front] - space.view(of_y[name]) + of_x[of_all]
+        for a, name, of_all in zip(planes, ("mean", "ntk mean"), ("all", "ntk all"), strict=True)
+    )
+    return xy, ntk
 
 
 def _diagonal_of(planes: Array, space: Space) -> Array:
@@ -230,7 +252,7 @@ class _Run:
             xy = _of_images(of_x["image"], of_y["image"], space)
             ntk = jnp.zeros((), xy.dtype)
         else:
-            xy, ntk = pair[1]
+            xy, ntk = _centred(of_x, of_y, pair[1], space) if self.stage.centres else pair[1]
         width = self.stage.shape[-1]
         law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space))
         if "planes" in of_x and not self.one:
@@ -247,6 +269,8 @@ class _Run:
 
     def _known(self, out: Space) -> Space:
         """With the displacements of all turns of the loop; a stride divides them, as it does the frame."""
+        if all(g == 1 for g in self._grid):
+            return out
         displacements = tuple(
             d if g == 1 else known // (frame // after)
             for d, g, known, frame, after in zip(

@@ -6,7 +6,7 @@ infinite networks here, empirical ones or sketches elsewhere, kernels add and mu
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,12 +18,24 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit._check import as_host_array, check_dtype, check_finite, is_float
-from ntkit._images import image_diagonal, image_laws, pairs_of_pixels
+from ntkit._images import Means, image_diagonal, image_laws, pairs_of_pixels
+from ntkit._means import image_means
 from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
-from ntkit.nn.combinators import segments
+from ntkit.nn._stages import plan
+from ntkit.nn.batch import (
+    Blocks,
+    batch_norms,
+    centred,
+    check_batch_norms,
+    parts,
+    same_examples,
+    stated_reference,
+    with_reference,
+)
+from ntkit.nn.combinators import Sequential, segments
 
 Inputs = Float[Array | np.ndarray, "n ..."]
 Others = Float[Array | np.ndarray, "m ..."]
@@ -145,6 +157,12 @@ class OfNetwork(Kernel):
         if not isinstance(self.net, Layer):
             raise InputError(f"A kernel is built from a network of `ntkit.nn` layers; got {self.net!r}.")
         self.net.check(Signal.data())
+        check_batch_norms(self.net)
+
+    def settled(self, x: Any) -> "OfNetwork":
+        """The kernel with x as the reference of its `BatchNorm`s, where none is stated."""
+        net = with_reference(self.net, x)
+        return self if net is self.net else eqx.tree_at(lambda kernel: kernel.net, self, net)
 
     def weight(self, shape: tuple[int, ...]) -> int:
         """Pairs of numbers in a pair of examples of a shape: 1 for rows, pixels times displacements for images."""
@@ -170,11 +188,12 @@ class OfNetwork(Kernel):
 @eqx.filter_jit
 def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The arrays of those names, of the law behind the network at all pairs."""
-    if x1.ndim > 2:
-        law, tail = image_laws(net, x1, x2)
-        law = _behind(tail, law, _over_pairs)
+    if batch_norms(net):
+        x, y = "x", "x" if x2 is None else "y"
+        law = _over_reference(net, {"x": x1, y: x1 if x2 is None else x2}, [(x, y)], [], x1.dtype).laws[x, y]
     else:
-        law = _behind(net, pair_laws(x1, x2), _over_pairs)
+        law, tail = _start(net, x1, x2)
+        law = _behind(tail, law, _over_pairs)
     values = tuple(getattr(law, name) for name in names)
     return values if x2 is not None else tuple(map(_with_diagonal, values, _diagonals(net, x1, names)))
 
@@ -185,12 +204,91 @@ def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
         exact, net = _widened(x), jax.tree.map(_widened, net)
-        if x.ndim > 2:
-            law, tail = image_diagonal(net, exact)
+        if batch_norms(net):
+            law = _over_reference(net, {"x": exact}, [], ["x"], x.dtype).ones["x"]
         else:
-            law, tail = Covariance.of_one(variances(exact), x.shape[-1]), net
-        law = _behind(tail, law, _over_examples)
+            law, tail = _start_of_one(net, exact)
+            law = _behind(tail, law, _over_examples)
         return tuple(getattr(law, name).astype(x.dtype) for name in names)
+
+
+def _start(net: Layer, x1: Array, x2: Array | None, *means: Means) -> tuple[Covariance, Layer]:
+    """The law of all pairs before the first layer that reads rows, and the layers from there on."""
+    return image_laws(net, x1, x2, *means) if x1.ndim > 2 else (pair_laws(x1, x2), net)
+
+
+def _start_of_one(net: Layer, x: Array, *means: Means) -> tuple[Covariance, Layer]:
+    return image_diagonal(net, x, *means) if x.ndim > 2 else (Covariance.of_one(variances(x), x.shape[-1]), net)
+
+
+def _over_reference(
+    net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str], dtype: Any
+) -> Blocks:
+    """The laws behind a network with `BatchNorm`: of some pairs of groups, and of examples of some groups with
+    themselves; and of these and the reference, in so far as that is needed. `dtype`: of the data."""
+    blocks, sections = _before_rows(net, groups, pairs, ones, _reference(net, groups, dtype))
+    for k, section in enumerate(sections):
+        blocks = centred(blocks) if k else blocks
+        laws = {pair: _behind(section, law, _over_pairs) for pair, law in blocks.laws.items()}
+        alone = {g: _behind(section, law, _over_examples) for g, law in blocks.ones.items()}
+        blocks = Blocks(laws, alone, blocks.reference, blocks.same)
+    return blocks
+
+
+def _before_rows(
+    net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str], reference: Array | None
+) -> tuple[Blocks, list[Sequential]]:
+    """These laws before the first layer that reads rows, and the layers from there on, cut at each `BatchNorm`."""
+    r = "x" if reference is None else "r"
+    groups = groups if reference is None else {**groups, "r": reference}
+    same = {g: jnp.eye(len(x), dtype=bool) if g == r else same_examples(x, groups[r]) for g, x in groups.items()}
+    tail, means = net, dict.fromkeys(groups, ())
+    if groups[r].ndim > 2:
+        tail, means = plan(net, (1, *groups[r].shape[1:])).tail, image_means(net, groups, r, same)
+    sections = parts(tail)
+    if len(sections) > 1:  # else only pixels are centred, for which the means are enough
+        named = [g for pair in pairs for g in pair] + ones
+        pairs, ones = [*pairs, *((g, r) for g in named), (r, r)], [*ones, r]
+    laws, alone = {}, {}
+    for g, h in dict.fromkeys(pairs):
+        laws[g, h], _ = _start(net, groups[g], None if g == h else groups[h], means[g], means[h])
+    for g in dict.fromkeys(ones):
+        alone[g], _ = _start_of_one(net, groups[g], means[g])
+    return Blocks(laws, alone, r, same), sections
+
+
+def _reference(net: Layer, groups: Mapping[str, Array], dtype: Any) -> Array | None:
+    """What is centred over, rounded to the dtype of the data as the examples are; None for the examples x
+    themselves."""
+    x, stated = groups["x"], stated_reference(net)
+    if stated is None:
+        if len(groups) > 1:
+            raise InputError(
+                "`BatchNorm` without a reference centres over the inputs of the call, but `kernel(x1, x2)` has two "
+                "batches. State the examples to centre over, most often the training data: "
+                "`nn.BatchNorm(reference=x_train)`."
+            )
+        if len(x) < 2:
+            raise InputError(
+                "`BatchNorm` without a reference centres over the inputs, but there is only one example. State what to "
+                "centre over: `nn.BatchNorm(reference=x_train)`."
+            )
+        return None
+    if stated.shape[1:] != x.shape[1:]:
+        raise InputError(
+            f"`reference` of `BatchNorm` must hold examples like the inputs, of shape {x.shape[1:]}, but has shape "
+            f"{stated.shape}."
+        )
+    return jnp.asarray(stated).astype(dtype).astype(x.dtype)
+
+
+def settled(kernel: Any, x: Any) -> Any:
+    """A kernel whose networks centre over x where they have a `BatchNorm` without a reference; others as they are."""
+
+    def of_network(node: Any) -> bool:
+        return isinstance(node, OfNetwork)
+
+    return jax.tree.map(lambda node: node.settled(x) if of_network(node) else node, kernel, is_leaf=of_network)
 
 
 def _fused(dtype: np.dtype) -> int:

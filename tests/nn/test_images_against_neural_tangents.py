@@ -77,6 +77,12 @@ NETWORKS = {
     "layer norm": ("image", [conv((3, 3)), nn.LayerNorm(eps=1e-12), relu, pooled, dense()]),
     "erf, sin": ("image", [conv((3, 3)), nn.Erf(), conv((3, 3)), nn.Sin(), pooled, dense()]),
     "gelu, gaussian": ("image", [conv((3, 3)), nn.Gelu(), conv((3, 3)), nn.Gaussian(), flat, dense()]),
+    "layer norm, all": ("image", [conv((3, 3)), nn.LayerNorm(1e-12, axis="all"), relu, pooled, dense()]),
+    "resized, up": (
+        "image",
+        [conv((3, 3)), relu, conv((3, 2)), relu, nn.ImageResize((9, 7)), conv((3, 3)), relu, pooled, dense()],
+    ),
+    "row": ("image", [conv((3, 3)), relu, nn.Index(np.s_[2, ::-1]), conv((3,), 2), relu, flat, dense()]),
     "standard": (
         "image",
         [conv((3, 3), **standard), relu, conv((3, 3), **standard), relu, pooled, dense(**standard)],

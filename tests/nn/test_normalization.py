@@ -75,3 +75,44 @@ def test_dropout_followed_by_a_kink_sees_the_wider_angle(x64):
     q = float(np.mean(X[1] ** 2)) / 2  # behind the first Relu; the diagonal is 2 q after dropout
     want = 2 * q / (2 * np.pi) * (np.sqrt(3) / 2 + (np.pi - np.pi / 3) / 2)
     np.testing.assert_allclose(k[0, 1], want, rtol=1e-12)
+
+
+# Images, over channels and space
+
+SIGNALS = np.random.default_rng(9).standard_normal((3, 5, 2)) * np.linspace(0.5, 2, 5)[:, None]
+CONV = nn.Conv(8, (3,), 1.3, 0.2)
+
+
+@pytest.mark.parametrize("front, eps", [([CONV], 0.5), ([CONV, nn.AvgPool((2,), 1)], 0.0)])
+def test_layer_norm_over_space_divides_by_the_mean_variance_of_the_pixels(front, eps, x64):
+    x = jnp.asarray(SIGNALS)
+    q = np.asarray(ntkit.NNGP(nn.Sequential(*front, nn.Flatten())).diagonal(x)) + eps  # the mean over pixels
+    got = ntkit.kernels(nn.Sequential(*front, nn.LayerNorm(eps, axis="all"), nn.GlobalAvgPool()), x)
+    without = ntkit.kernels(nn.Sequential(*front, nn.GlobalAvgPool()), x)
+    for a, b in zip(got, without, strict=True):
+        np.testing.assert_allclose(a, np.asarray(b) / np.sqrt(np.outer(q, q)), rtol=1e-13)
+
+
+def test_layer_norm_over_space_is_the_limit_of_its_finite_networks():
+    net = nn.Sequential(
+        nn.Conv(64, (3,), 1.2, 0.3), nn.LayerNorm(axis="all"), nn.Relu(), nn.Flatten(), nn.Dense(8, 1.1)
+    )
+    laws.is_limit_of_finite(net, SIGNALS, 300, resolution=0.1)
+
+
+def test_layer_norm_over_space_of_hard_images(x64):
+    a, b, _ = SIGNALS
+    net = nn.Sequential(CONV, nn.LayerNorm(0.0, axis="all"), nn.Relu(), nn.Flatten())
+    laws.has_finite_gradients(net, np.stack([0 * a, a, a, -a, b]), ntkit.NTK)
+
+
+def test_rows_have_no_space(x64):
+    nets = [nn.Sequential(nn.Dense(4, 1.2, 0.1), nn.LayerNorm(axis=axis), nn.Relu()) for axis in ("channels", "all")]
+    rows, all_of_them = (ntkit.NTK(net)(jnp.asarray(X)) for net in nets)
+    np.testing.assert_array_equal(rows, all_of_them)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_axes_are_refused():
+    with pytest.raises(ntkit.InputError, match='`axis` of `LayerNorm` must be "channels" or "all"; got 1'):
+        nn.LayerNorm(axis=1)

@@ -24,6 +24,16 @@ REFUSED = {
     ),
     "global twice": ((CONV, POOL, POOL), X, "`GlobalAvgPool` needs images.*no pixels left"),
     "conv behind the exit": ((CONV, POOL, CONV), X, "`Conv`.*before `Flatten` or global pooling"),
+    "resized rows": ((CONV, POOL, nn.ImageResize((2, 2)), FLAT), X, "`ImageResize`.*Rows have no pixels"),
+    "resized along one axis": ((CONV, nn.ImageResize((2,)), FLAT), X, "`ImageResize` here needs inputs of shape"),
+    "pixel": ((CONV, nn.Index((1, 5))), X, "`Index` picks pixel 5 of spatial axis 1, which has only 5"),
+    "no pixel": (
+        (CONV, nn.Index(np.s_[4:, :]), FLAT),
+        X,
+        "`Index` picks no pixel of spatial axis 0: .*4, None, None.* of 4 is",
+    ),
+    "too few axes": ((CONV, nn.Index(1), FLAT), X, "`Index` names 1 axes.*Write `:`.*cannot be indexed"),
+    "channel": ((CONV, nn.Index(np.s_[:, :, 0]), FLAT), X, "`Index` names 3 axes.*channels cannot be indexed"),
     "channels in groups": (
         (nn.Conv(6, (3, 3)), RELU, nn.Conv(8, (3, 3), groups=4), FLAT),
         X,
@@ -95,6 +105,14 @@ def test_wrong_arguments_are_refused(layer, arguments, message):
         (lambda: nn.ConvTranspose(8, (3,), padding=((1, 1),)), '`padding` of `ConvTranspose` must be "SAME"'),
         (lambda: nn.AvgPool(2), "`window_shape` of `AvgPool`.*tuple"),
         (lambda: nn.SumPool((2, 2), 0), "`strides` of `SumPool`"),
+        (lambda: nn.ImageResize(4), "`shape` of `ImageResize` must be a tuple.*Got 4"),
+        (lambda: nn.ImageResize((4, 0)), "`shape` of `ImageResize` must be a positive whole number"),
+        (lambda: nn.ImageResize((4, 4), "cubic"), '`method` of `ImageResize` must be "nearest" or "linear"; got'),
+        (lambda: nn.Index("1"), "`idx` of `Index`.*whole numbers and slices"),
+        (lambda: nn.Index((..., 1)), "`idx` of `Index`.*write `:`"),
+        (lambda: nn.Index(np.s_[::0]), "`idx` of `Index`.*step other than 0"),
+        (lambda: nn.Index(np.s_[0.5:]), "`idx` of `Index`.*whole numbers"),
+        (lambda: nn.Index(()), "`idx` of `Index` must name 1 to 3 spatial axes"),
     ],
 )
 def test_wrong_arguments_of_single_layers_are_refused(make, message):

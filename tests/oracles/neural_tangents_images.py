@@ -118,6 +118,15 @@ def networks():
         "image",
         stax.serial(conv((3, 3)), stax.Gelu(), conv((3, 3)), stax.Gaussian(), flat(), dense()),
     )
+    # Rectangular only behind an even number of convolutions: its kernels turn height and width around at each of them,
+    # which its `ImageResize` does not know.
+    up = stax.ImageResize((-1, 9, 7, -1), "linear", antialias=False)
+    twice = stax.serial(conv((3, 3)), relu(), conv((3, 2)), relu())
+    yield "resized, up", "image", stax.serial(twice, up, conv((3, 3)), relu(), pooled(), dense())
+    row = stax.Index(stax.Slice[:, 2, ::-1])
+    yield "row", "image", stax.serial(conv((3, 3)), relu(), row, conv((3,), (2,)), relu(), flat(), dense())
+    norm = stax.LayerNorm(axis=(1, 2, 3))
+    yield "layer norm, all", "image", stax.serial(conv((3, 3)), norm, relu(), pooled(), dense())
     standard = {"parameterization": "standard", "s": (1, 1)}
     yield (
         "standard",

@@ -19,6 +19,7 @@ from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs
 from ntkit.gram.program import Blocks, Program, precision
 from ntkit.gram.progress import GLANCE, Meter, Progress
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
+from ntkit.kernels import settled
 
 # Whether tiles are on their way to a file. Who ends the process should wait: a second's flush may save a minute's work.
 saving = threading.Event()
@@ -72,6 +73,8 @@ def gram(
         raise InputError(f"`kernel` must be callable as `kernel(x1, x2)`, but is {type(kernel).__name__}.")
     if not (isinstance(progress, bool) or callable(progress)):
         raise InputError(f"`progress` must be True, False or a function of (done, total), but is {progress!r}.")
+    if x2 is None:  # a tile alone does not know the other inputs
+        kernel = settled(kernel, x1)
     job = _Job(kernel, x1, x2, width, math.inf if budget is None else budget, _sides(tile))
     return job.run(out, progress, overwrite)
 

@@ -26,18 +26,21 @@ from ntkit.nn.activations import (
     Tanh,
     activation,
 )
+from ntkit.nn.batch import BatchNorm
 from ntkit.nn.combinators import Concat, Product, Residual, Sequential, Sum
 from ntkit.nn.conv import Conv, ConvTranspose, LocalConv
 from ntkit.nn.dense import Dense
 from ntkit.nn.normalization import Dropout, LayerNorm
 from ntkit.nn.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, SumPool
 from ntkit.nn.presets import mlp
+from ntkit.nn.resizing import ImageResize, Index
 
 __all__ = [
     "Abs",
     "Activation",
     "Affine",
     "AvgPool",
+    "BatchNorm",
     "Concat",
     "Conv",
     "ConvTranspose",
@@ -54,6 +57,8 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalSumPool",
     "Identity",
+    "ImageResize",
+    "Index",
     "Layer",
     "LayerNorm",
     "LeakyRelu",

@@ -346,6 +346,15 @@ def over_everything(planes: Array, space: Space) -> Array:
     return jnp.sum(jnp.sum(planes, axis=tuple(range(planes.ndim - 1))))
 
 
+def over_partners(planes: Array, space: Space) -> Array:
+    """The mean over p', for every p; over some planes only their part of it, as in `over_everything`."""
+    for axis in range(space.rank):
+        inside = space.inside(axis)
+        if inside is not None:
+            planes = planes * _along2(inside, axis, space.rank).astype(planes.dtype)
+    return jnp.sum(planes, axis=tuple(range(space.rank))) / math.prod(space.sizes)
+
+
 def over_diagonal(planes: Array, space: Space) -> Array:
     """The mean over the pairs of a pixel with itself."""
     for axis, d in enumerate(space.displacements):

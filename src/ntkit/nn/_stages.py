@@ -1,11 +1,13 @@
 """How a network of images is run: in stages, each in frames and with the displacements that those behind it read."""
 
 import dataclasses
+import itertools
 import math
 
 from ntkit.errors import InputError
 from ntkit.nn._layer import Displacements, Frames, Layer, Shape
 from ntkit.nn._planes import Space, read_by_reframing
+from ntkit.nn.batch import BatchNorm
 from ntkit.nn.combinators import Sequential, flat
 
 # Frames are looked for up to so many times the image's size.
@@ -20,6 +22,7 @@ class Stage:
     shape: Shape
     space: Space
     local: bool
+    centres: bool  # first of all, over a reference: it starts with a `BatchNorm`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,7 @@ def _runs(layers: list[Layer]) -> list[_Run]:
     """As long as they keep displacements to themselves; the way out goes with the run before it."""
     runs: list[_Run] = []
     for layer in layers[:-1]:
-        if layer.local and runs and runs[-1].local:
+        if layer.local and runs and runs[-1].local and not isinstance(layer, BatchNorm):
             runs[-1].layers.append(layer)
         else:
             runs.append(_Run([layer], layer.local))
@@ -77,7 +80,8 @@ def _runs(layers: list[Layer]) -> list[_Run]:
 
 def _framed(runs: list[_Run], shapes: list[Shape]) -> list[_Run]:
     """With frames that hold throughout, if there are any; else cut where others are needed."""
-    together = _frames([layer for run in runs for layer in run.layers], shapes[0])
+    drops = any(2 < len(after) < len(before) for before, after in itertools.pairwise(shapes))
+    together = None if drops else _frames([layer for run in runs for layer in run.layers], shapes[0])
     done, first = [], 0
     if together is not None:
         for run in runs:
@@ -113,6 +117,9 @@ def _frames(layers: list[Layer], shape: Shape) -> Frames | None:
             if layer.exits:
                 break
             after, at = layer.frames(at, after), layer.shape(at)
+            if len(after) < len(tried):  # `Index` drops axes: whose frames are those behind it?
+                after = tried if all(after) else (0,) * len(tried)
+                break
         found = [t if a else known for t, a, known in zip(tried, after, found, strict=True)]
         if all(found):
             return tuple(found)
@@ -140,7 +147,10 @@ def _with_displacements(stages: list[_Framed]) -> list[Stage]:
                 for n, f, g, d in zip(after.sizes, frames, after.frames, after.displacements, strict=True)
             )
         wanted = stage.layer.wanted(stage.shape, stage.frames, wanted)
-        done.append(Stage(stage.layer, stage.shape, Space(stage.shape[1:-1], stage.frames, wanted), stage.local))
+        space = Space(stage.shape[1:-1], stage.frames, wanted)
+        centres = isinstance(stage.layer.layers[0], BatchNorm)
+        layers = stage.layer.layers[1:] if centres else stage.layer.layers
+        done.append(Stage(Sequential(*layers), stage.shape, space, stage.local, centres))
     return done[::-1]
 
 

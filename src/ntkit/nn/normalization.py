@@ -1,6 +1,7 @@
 """Layers that normalise, and layers that drop."""
 
 import math
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -10,22 +11,33 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn._lift import through, with_selves
 
 
 class LayerNorm(Layer):
-    """z' = (z - mean) / sqrt(var + eps) over the channels, without learnt scale or shift.
+    """z' = (z - mean) / sqrt(var + eps) over the channels of each pixel, or of a whole image; no learnt scale or shift.
 
     At infinite width the mean over channels of a centred signal is 0 and the variance is K(x, x), so the law of a
     pair is divided by sqrt(K(x, x) + eps) sqrt(K(y, y) + eps), Theta too: what the statistics themselves contribute
-    to the gradient is of the order 1 / width. A signal whose mean is not 0 (behind most activations) is refused: its
-    mean would have to be known for every variance. Put the layer behind a `Dense`, or use `activation.normalized()`.
+    to the gradient is of the order 1 / width. Over the channels of all pixels the variance is the mean over p of
+    K(x p, x p): one number per image, so that bright pixels stay brighter than others.
+
+    A signal whose mean is not 0 (behind most activations) is refused: its mean would have to be known for every
+    variance. Put the layer behind a `Dense` or `Conv`, or use `activation.normalized()`.
+
+    **Arguments:** `eps`: added to the variance. `axis`: "channels", or "all" for channels and space; the same for rows.
     """
 
+    elementwise: ClassVar[bool] = False  # its own `propagate` goes over the pixels
+
     eps: float = eqx.field(static=True, default=1e-6)
+    axis: Literal["channels", "all"] = eqx.field(static=True, default="channels")
 
     def __check_init__(self):
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise InputError(f"`eps` of `LayerNorm` must be a finite number >= 0; got {self.eps!r}.")
+        if self.axis not in ("channels", "all"):
+            raise InputError(f'`axis` of `LayerNorm` must be "channels" or "all"; got {self.axis!r}.')
 
     def shape(self, shape: Shape) -> Shape:
         return shape
@@ -33,12 +45,24 @@ class LayerNorm(Layer):
     def apply(
         self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "... c"]:
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        axes = -1 if self.axis == "channels" else tuple(range(1, x.ndim))
+        centred = x - jnp.mean(x, axis=axes, keepdims=True)
+        return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=axes, keepdims=True) + self.eps)
 
     def propagate(self, cov: Covariance) -> Covariance:
+        if self.axis == "channels" or cov.space is None:
+            return through(self._by_pixel, cov)
+        return with_selves(self._by_image, cov)
+
+    def _by_pixel(self, cov: Covariance) -> Covariance:
         x, y = _inverse_root(cov.xx + self.eps), _inverse_root(cov.yy + self.eps)
         return cov.scale(x * x, x * y, y * y)
+
+    def _by_image(self, cov: Covariance) -> Covariance:
+        x, y = (_inverse_root(jnp.mean(q) + self.eps) for q in (cov.xx, cov.yy))
+        return cov.replace(
+            xx=x * x * cov.xx, xy=x * y * cov.xy, yy=y * y * cov.yy, ntk=x * y * cov.ntk, gap=x * y * cov.gap
+        )
 
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import InputError
+from ntkit.kernels import settled
 from ntkit.linalg import spectrum
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
@@ -239,6 +240,7 @@ def ensemble(
     dtype = parse_dtype(dtype)
     both = _pair(net)
     x = parse_x("x", x, dtype)
+    both = settled(both, x)
     y, flat = parse_y(y, x.shape[0], dtype)
     rate = float(_number(learning_rate, "learning_rate", zero=False))
     noise = float(_number(noise, "noise", zero=True))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import ComputationError, InputError
+from ntkit.kernels import settled
 from ntkit.linalg import CG, Cholesky, CholeskySolver, KernelOperator, MatrixOperator, Statistics
 from ntkit.linalg.cg import CGSolver
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
@@ -201,12 +202,13 @@ def posterior(
     """
     check_kernel(kernel)
     solved = solve(kernel, x, y, noise, method, matrix, dtype, memory, progress)
-    return Posterior(kernel, solved, memory)
+    return Posterior(settled(kernel, solved.x), solved, memory)
 
 
 def solve(kernel, x, y, noise, method, matrix, dtype, memory, progress, *, name="noise", zero=False) -> Solved:
     dtype = parse_dtype(dtype)
     x = parse_x("x", x, dtype)
+    kernel = settled(kernel, x)
     y, flat = parse_y(y, x.shape[0], dtype)
     noise = parse_noise(noise, x.shape[0], dtype, name=name, zero=zero)
     method = parse_method(method)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ntkit.kernels import settled
 from ntkit.linalg import CG, Cholesky
 from ntkit.predict._evaluate import check_kernel
 from ntkit.predict.posterior import Posterior, solve
@@ -74,4 +75,4 @@ def ridge(
     """
     check_kernel(kernel)
     solved = solve(kernel, x, y, alpha, method, matrix, dtype, memory, progress, name="alpha", zero=True)
-    return Ridge(kernel, solved, memory)
+    return Ridge(settled(kernel, solved.x), solved, memory)

@@ -1,0 +1,78 @@
+"""What a `BatchNorm` between layers of pixels takes off: the means of every image's covariances over the reference."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ntkit._images import Means, image_diagonal, image_laws
+from ntkit.nn import BatchNorm, Layer
+from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
+from ntkit.nn._planes import Space, over_partners
+from ntkit.nn._stages import plan
+from ntkit.nn.combinators import Sequential, flat
+from ntkit.nn.pooling import _Exit, every_displacement
+
+
+def image_means(
+    net: Layer, groups: Mapping[str, Array], reference: str, same: Mapping[str, Bool[Array, "n N"]]
+) -> dict[str, Means]:
+    """For each group of images, (n, *space, channels), what its laws need; empty where no `BatchNorm` sees pixels.
+
+    m_x(p) is the mean of K(x p, x_j q) over the reference's images x_j and their pixels q, and m that of m_{x_j}(p); of
+    Theta alike. The layers up to a `BatchNorm` are run for each of them anew: kept, all covariances of all pairs of
+    images would not fit. `same`: see `Blocks`.
+    """
+    means: dict[str, Means] = dict.fromkeys(groups, ())
+    layers = flat(net)
+    for k, layer in enumerate(layers):
+        if isinstance(layer, BatchNorm) and k < _end(net, groups[reference]):
+            before = Sequential(*layers[:k], _OverPartners())
+            own, _ = image_diagonal(before, groups[reference], means[reference])
+            found: dict[str, tuple[Array, Array]] = {}
+            for g, x in groups.items():
+                others = (None, ()) if g == reference else (groups[reference], means[reference])
+                law, _ = image_laws(before, x, others[0], means[g], others[1])
+                found[g] = _mean(law.xy, own.xy, same[g]), _mean(law.ntk, own.ntk, same[g])
+            of_all = [jnp.mean(a) for a in found[reference]]
+            means = {g: (*means[g], _entry(found[g], of_all)) for g in groups}
+    return means
+
+
+def _end(net: Layer, x: Array) -> int:
+    """How many layers come before those that read rows."""
+    return len(flat(net)) - len(plan(net, (1, *x.shape[1:])).tail.layers)
+
+
+def _mean(pairs: Float[Array, "n N ..."], own: Float[Array, "N ..."], same: Bool[Array, "n N"]) -> Array:
+    """Over the reference's images; where an image is one of them, of its law with itself."""
+    return jnp.mean(jnp.where(same[(...,) + (None,) * (pairs.ndim - 2)], own[None], pairs), axis=1)
+
+
+def _entry(found: tuple[Array, Array], of_all: list[Array]) -> dict[str, Array]:
+    n = len(found[0])
+    return {
+        "mean": found[0],
+        "ntk mean": found[1],
+        "all": jnp.broadcast_to(of_all[0], n),
+        "ntk all": jnp.broadcast_to(of_all[1], n),
+    }
+
+
+class _OverPartners(_Exit):
+    """The mean over the pixels p' of the second image, for each pixel p of the first: a map in place of a number."""
+
+    def shape(self, shape: Shape) -> Shape:
+        return (shape[0], shape[-1])
+
+    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
+        raise NotImplementedError  # there is no such layer in a network
+
+    def _one_number(self, planes: Array, space: Space) -> Array:
+        return over_partners(planes, space)
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return every_displacement(shape, frames)

@@ -1,0 +1,228 @@
+"""Layers that read fixed pixels: other sizes, and parts of images."""
+
+import operator
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ntkit.errors import InputError
+from ntkit.nn._law import Covariance
+from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
+from ntkit.nn._lift import with_selves
+from ntkit.nn._planes import Space
+from ntkit.nn._sources import Sources, gathered, loosened, read_by_sources, without_axes
+from ntkit.nn._windows import MOST_AXES, positive_sizes, spatial_shape
+from ntkit.nn.conv import _shape_of
+from ntkit.nn.pooling import _Exit, mixed
+
+
+class ImageResize(Layer):
+    """Images of another size, up or down: each pixel is copied from the nearest one, or drawn linearly between two per
+    axis.
+
+    Pixel o lies at (o + 1/2) n / n' - 1/2 of an axis of n pixels that gets n'. Equivalent to `jax.image.resize` with
+    `antialias=False`. The weights w are fixed, so different pixels are read together, as in pooling:
+
+        K'(o, o') = sum_{f, g} w_f(o) w_g(o') K(src_f(o), src_g(o')),    Theta' alike
+
+    **Arguments:** `shape`: the new size of each spatial axis. `method`: "nearest" or "linear".
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    method: Literal["nearest", "linear"] = eqx.field(static=True)
+
+    def __init__(self, shape: Any, method: Literal["nearest", "linear"] = "linear"):
+        if not isinstance(shape, (tuple, list)) or not 1 <= len(shape) <= MOST_AXES:
+            raise InputError(
+                f"`shape` of `ImageResize` must be a tuple of 1 to {MOST_AXES} sizes, one per spatial axis, such as "
+                f"(32, 32); batch and channels stay as they are. Got {shape!r}."
+            )
+        self.sizes = positive_sizes("ImageResize", "shape", shape, len(shape))
+        if method not in ("nearest", "linear"):
+            raise InputError(f'`method` of `ImageResize` must be "nearest" or "linear"; got {method!r}.')
+        self.method = method
+
+    @property
+    def local(self) -> bool:
+        return False
+
+    def shape(self, shape: Shape) -> Shape:
+        spatial_shape("ImageResize", shape, len(self.sizes))
+        return (shape[0], *self.sizes, shape[-1])
+
+    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
+        return jax.image.resize(x, self.shape(x.shape), self.method, antialias=False)
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        return with_selves(lambda cov: _read(cov, self._sources(_shape_of(cov))), cov)
+
+    def _sources(self, shape: Shape) -> list[Sources]:
+        taps = _nearest if self.method == "nearest" else _linear
+        return [taps(n, out) for n, out in zip(shape[1:-1], self.sizes, strict=True)]
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        return loosened(shape[1:-1], frames, self._sources(shape))
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return read_by_sources(shape[1:-1], frames, self._sources(shape), wanted)
+
+
+def _nearest(size: int, out: int) -> Sources:
+    index = (2 * np.arange(out) + 1) * size // (2 * out)
+    return Sources(index[None], np.ones((1, out)))
+
+
+def _linear(size: int, out: int) -> Sources:
+    place = np.clip((2 * np.arange(out) + 1) * size / (2 * out) - 0.5, 0, size - 1)
+    low = np.minimum(place.astype(int), max(size - 2, 0))
+    if np.array_equal(place, low):  # nothing lies between two pixels
+        return Sources(low[None], np.ones((1, out)))
+    return Sources(np.stack([low, np.minimum(low + 1, size - 1)]), np.stack([1 - (place - low), place - low]))
+
+
+def _read(cov: Covariance, sources: list[Sources], dropped: tuple[int, ...] = ()) -> Covariance:
+    space = cov.space
+    assert space is not None
+    (xy, out), (ntk, _) = (gathered(a, space, sources) for a in (cov.xy, cov.ntk))
+    (xy, kept), (ntk, _) = (without_axes(a, out, dropped) for a in (xy, ntk))
+    return mixed(cov.replace(xy=xy, ntk=ntk, space=kept))
+
+
+Picked = int | tuple[int | None, int | None, int | None]  # a slice, hashable
+
+
+def Index(idx: Any) -> Layer:
+    """Some of the pixels: `Index(np.s_[1:3, ::2])` hands on x[:, 1:3, ::2].
+
+    A number in place of a slice drops the axis; where all are numbers, one pixel is left and the pixels end, as behind
+    `Flatten`. Slices may have any step, also a negative one, which turns the image around.
+
+    K'(o, o') = K(src(o), src(o')), Theta' alike.
+
+    **Arguments:** `idx`: a number or a slice for each spatial axis; the batch and the channels cannot be indexed.
+    """
+    picked = tuple(_checked(one, idx) for one in (idx if isinstance(idx, tuple) else (idx,)))
+    if not 1 <= len(picked) <= MOST_AXES:
+        raise InputError(f"`idx` of `Index` must name 1 to {MOST_AXES} spatial axes; got {idx!r}.")
+    return _Pixel(picked) if all(isinstance(one, int) for one in picked) else _Part(picked)
+
+
+def _checked(one: Any, idx: Any) -> Picked:
+    if isinstance(one, (int, np.integer)) and not isinstance(one, bool):
+        return int(one)
+    try:
+        if not isinstance(one, slice) or one.step == 0:
+            raise TypeError
+        start, stop, step = (None if v is None else operator.index(v) for v in (one.start, one.stop, one.step))
+    except TypeError:
+        raise InputError(
+            "`idx` of `Index` must be a tuple of whole numbers and slices (of a step other than 0), one per spatial "
+            f"axis, such as `np.s_[1:3, 2]`; got {idx!r}. For a whole axis write `:`."
+        ) from None
+    return start, stop, step
+
+
+def _pixels(picked: tuple[Picked, ...], shape: Shape) -> list[np.ndarray]:
+    """The pixels that are read along each axis."""
+    if len(shape) != len(picked) + 2 and len(shape) > 2:
+        raise InputError(
+            f"`Index` names {len(picked)} axes, but its inputs {tuple(shape)} (n, space, channels) have "
+            f"{len(shape) - 2} spatial ones. Write `:` for those to be kept whole; the batch and the channels cannot "
+            "be indexed."
+        )
+    sizes, each = spatial_shape("Index", shape, len(picked)), []
+    for axis, (one, size) in enumerate(zip(picked, sizes, strict=True)):
+        pixels = np.arange(size)
+        if isinstance(one, int) and not -size <= one < size:
+            raise InputError(f"`Index` picks pixel {one} of spatial axis {axis}, which has only {size}.")
+        pixels = pixels[[one]] if isinstance(one, int) else pixels[slice(*one)]
+        if not len(pixels):
+            raise InputError(f"`Index` picks no pixel of spatial axis {axis}: {_written(one)} of {size} is empty.")
+        each.append(pixels)
+    return each
+
+
+def _written(one: Picked) -> str:
+    return f"`{one}`" if isinstance(one, int) else f"`{slice(*one)}`"
+
+
+class _Part(Layer):
+    """A part of the image; at least one axis stays."""
+
+    elementwise: ClassVar[bool] = False
+
+    picked: tuple[Picked, ...] = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        return "Index"
+
+    @property
+    def local(self) -> bool:
+        return False
+
+    @property
+    def _dropped(self) -> tuple[int, ...]:
+        return tuple(axis for axis, one in enumerate(self.picked) if isinstance(one, int))
+
+    def shape(self, shape: Shape) -> Shape:
+        counts = [len(pixels) for pixels in _pixels(self.picked, shape)]
+        return (shape[0], *(count for axis, count in enumerate(counts) if axis not in self._dropped), shape[-1])
+
+    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
+        _pixels(self.picked, x.shape)
+        return x[(slice(None), *(one if isinstance(one, int) else slice(*one) for one in self.picked))]
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        return with_selves(lambda cov: _read(cov, self._sources(_shape_of(cov)), self._dropped), cov)
+
+    def _sources(self, shape: Shape) -> list[Sources]:
+        return [Sources(p[None], np.ones((1, len(p)))) for p in _pixels(self.picked, shape)]
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def frames(self, shape: Shape, frames: Frames) -> Frames:
+        out = loosened(shape[1:-1], frames, self._sources(shape))
+        return tuple(f for axis, f in enumerate(out) if axis not in self._dropped)
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        those = iter(wanted)
+        every = tuple(np.zeros(1, int) if axis in self._dropped else next(those) for axis in range(len(frames)))
+        return read_by_sources(shape[1:-1], frames, self._sources(shape), every)
+
+
+class _Pixel(_Exit):
+    """One pixel."""
+
+    picked: tuple[Picked, ...] = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        return "Index"
+
+    def shape(self, shape: Shape) -> Shape:
+        _pixels(self.picked, shape)
+        return (shape[0], shape[-1])
+
+    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
+        _pixels(self.picked, x.shape)
+        return x[(slice(None), *self.picked)]
+
+    def _one_number(self, planes: Array, space: Space) -> Array:
+        here = tuple(int(np.flatnonzero(d == 0)[0]) for d in space.displacements)
+        return planes[(*here, *self.picked)]
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return tuple(np.zeros(1, int) for _ in frames)

@@ -1,0 +1,158 @@
+"""`BatchNorm`: centring over a reference, against centred matrices, Monte Carlo and Jacot's constant mode."""
+
+import jax
+import jax.numpy as jnp
+import laws
+import numpy as np
+import pytest
+
+import ntkit
+from ntkit import InputError, nn
+
+RNG = np.random.default_rng(10)
+X = RNG.standard_normal((6, 5))
+SIGNALS = RNG.standard_normal((4, 5, 2))
+relu, BETA = nn.Relu(), 0.3
+FRONT = [nn.Dense(8, 1.2, 0.3), relu]
+LAST = nn.Dense(1, 0.9, BETA)
+
+
+def centring(n):
+    return np.eye(n) - 1 / n
+
+
+def test_the_finite_reading_normalises_each_channel_over_examples_and_pixels(x64):
+    x = 3 + 2 * SIGNALS
+    mean, std = x.mean((0, 1)), x.std((0, 1))
+    eps, divided, centred = 0.1, nn.BatchNorm(eps=0.1), nn.BatchNorm(divide=False)
+    np.testing.assert_allclose(divided.apply((), jnp.asarray(x)), (x - mean) / np.sqrt(std**2 + eps), rtol=1e-12)
+    np.testing.assert_allclose(centred.apply((), jnp.asarray(x)), x - mean, rtol=1e-12)
+
+
+def test_the_infinite_reading_is_the_centred_matrix(x64):
+    x, h = jnp.asarray(X), centring(6)
+    without = ntkit.kernels(nn.Sequential(*FRONT), x)
+    for got, k in zip(ntkit.kernels(nn.Sequential(*FRONT, nn.BatchNorm()), x), without, strict=True):
+        np.testing.assert_allclose(got, h @ np.asarray(k) @ h, rtol=1e-12, atol=1e-14)
+
+
+def test_of_few_examples_those_of_the_reference_are_taken_off(x64):
+    # Mean over the reference alone, which shares no example with the rows and the columns.
+    x, y, r = X[:2], X[2:3], X[3:]
+    every = np.asarray(ntkit.NTK(nn.Sequential(*FRONT))(jnp.asarray(X)))
+    off = np.zeros((6, 6))
+    off[:, 3:] = 1 / 3
+    want = (np.eye(6) - off) @ every @ (np.eye(6) - off).T
+    kernel = ntkit.NTK(nn.Sequential(*FRONT, nn.BatchNorm(r)))
+    np.testing.assert_allclose(kernel(jnp.asarray(x), jnp.asarray(y)), want[:2, 2:3], rtol=1e-12)
+    np.testing.assert_allclose(kernel.diagonal(jnp.asarray(x)), np.diag(want)[:2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("between", [[], [nn.BatchNorm(), nn.Dense(8, 1.1, 0.2), relu]], ids=["one", "two"])
+def test_the_constant_mode_of_the_ntk_is_the_last_bias(between, x64):
+    # Jacot et al. 2019: 1/N^2 sum_ij Theta(x_i, x_j) = beta^2 with the reference equal to the inputs.
+    theta = np.asarray(ntkit.NTK(nn.Sequential(*FRONT, *between, nn.BatchNorm(), LAST))(jnp.asarray(X)))
+    np.testing.assert_allclose(theta.mean(), BETA**2, rtol=1e-10)
+    np.testing.assert_allclose(theta.mean(1), BETA**2, rtol=1e-10)  # the constant vector is an eigenvector
+    assert np.linalg.eigvalsh(theta)[0] > 0
+
+
+def test_centring_is_the_limit_of_its_finite_networks():
+    # One before the kink, one behind it; with `divide=False` the readings agree.
+    off = nn.BatchNorm(divide=False)
+    laws.is_limit_of_finite(nn.Sequential(nn.Dense(16, 1.2, 0.3), off, relu, off, nn.Dense(8, 1.1, 0.4)), X, 2000)
+
+
+CONV = [nn.Conv(8, (3,), 1.3, 0.2, padding="VALID"), relu]
+
+
+def test_images_are_centred_over_the_pixels_of_the_batch(x64):
+    # A convolution is a dense layer on patches; all patches of all images are then the batch.
+    patches = np.stack([SIGNALS[:, i : i + 3] for i in range(3)], 2).reshape(12, 6)
+    hidden = ntkit.kernels(nn.Sequential(nn.Dense(8, 1.3, 0.2), relu), jnp.asarray(patches))
+    h = centring(12)
+    both = sum((h @ np.asarray(k) @ h).reshape(4, 3, 4, 3).mean((1, 3)) for k in hidden)
+    theta = ntkit.NTK(nn.Sequential(*CONV, nn.BatchNorm(), nn.GlobalAvgPool(), LAST))(jnp.asarray(SIGNALS))
+    np.testing.assert_allclose(theta, 0.9**2 * both + BETA**2, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(theta), BETA**2, rtol=1e-10)
+
+
+def test_a_stated_reference_is_that_of_all_and_of_every_batch(x64):
+    x = jnp.asarray(X)
+    between = nn.Dense(8, 1.2, 0.1), relu
+    free, stated = (nn.Sequential(*FRONT, nn.BatchNorm(r), *between, nn.BatchNorm()) for r in (None, X))
+    whole, part = np.asarray(ntkit.NTK(free)(x)), ntkit.NTK(stated)(x[:1], x[1:])
+    np.testing.assert_allclose(part, whole[:1, 1:], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.slow
+def test_centred_images_are_the_limit_of_their_finite_networks():
+    # Two between pixels, behind a padless convolution and behind pooling, and a reference that is the inputs.
+    conv, off = nn.Conv(16, (3,), 1.2, 0.3, padding="VALID"), nn.BatchNorm(SIGNALS, divide=False)
+    laws.is_limit_of_finite(
+        nn.Sequential(conv, off, relu, nn.AvgPool((2,), 1), off, nn.Flatten(), nn.Dense(16, 0.9, 0.3)), SIGNALS, 2500
+    )
+
+
+def test_tiles_are_centred_over_all_inputs(x64):
+    # Also those of a scaled kernel, and where `Dropout` tells an example from its copy in the reference.
+    kernel = 0.5 * ntkit.NTK(nn.Sequential(*FRONT, nn.Dropout(0.3), nn.BatchNorm(), LAST))
+    tiles = ntkit.gram(kernel, X, tile=3, progress=False)
+    np.testing.assert_allclose(tiles, kernel(jnp.asarray(X)), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(np.mean(tiles), 0.5 * BETA**2, rtol=1e-10)
+
+
+def test_predictors_centre_over_the_training_data(x64):
+    y = X[:4, 0]
+    nets = [nn.Sequential(*FRONT, nn.BatchNorm(reference), LAST) for reference in (None, X[:4])]
+    free, stated = (ntkit.ridge(ntkit.NTK(net), X[:4], y, alpha=0.1)(X[4:]) for net in nets)
+    np.testing.assert_allclose(free, stated, rtol=1e-12)
+
+
+def test_float32_keeps_the_angles_of_neighbours():
+    # Rows 1e-4 apart behind a BatchNorm: from rounded covariances the NTK of the next kink would be off by 1e-4.
+    close = np.concatenate([X, X + 1e-4 * RNG.standard_normal(X.shape)]).astype(np.float32)
+    net = nn.Sequential(*FRONT, nn.Dense(8, 0.6, 0.8), relu, nn.BatchNorm(), nn.Dense(8), relu, nn.Dense(1))
+    single = ntkit.kernels(net, jnp.asarray(close))
+    with jax.enable_x64(True):
+        double = [np.asarray(k) for k in ntkit.kernels(net, jnp.asarray(close, jnp.float64))]
+    for s, d in zip(single, double, strict=True):
+        laws.close(np.asarray(s, np.float64), d, 2e-6, scale=laws.natural(d))
+
+
+def test_gradients_are_finite_at_hard_rows(x64):
+    net = nn.Sequential(nn.Dense(8, 1.1, 0.2), nn.BatchNorm(), relu, nn.Dense(1))
+    laws.has_finite_gradients(net, laws.hard_rows(), ntkit.NTK)
+
+
+BN = nn.BatchNorm
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda x: ntkit.NTK(nn.Sequential(BN(), LAST)), "`BatchNorm` has no infinite reading on the raw input"),
+        (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN()))(x, x), "two batches.*reference=x_train"),
+        (lambda x: ntkit.gram(ntkit.NTK(nn.Sequential(*FRONT, BN())), x, x), "two batches.*reference=x_train"),
+        (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN()))(x[:1]), "only one example.*reference=x_train"),
+        (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN())).diagonal(x[:1]), "only one example"),
+        (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN(x)))(x[:, :3]), r"like the inputs, of shape \(3,\)"),
+        (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN(x), LAST, BN(x + 1))), "one reference, but here two different"),
+        (
+            lambda x: ntkit.NTK(nn.Sequential(LAST, nn.Residual(nn.Sequential(*FRONT, BN(x), LAST)))),
+            "in a branch of `Sum`",
+        ),
+        (lambda x: BN(x[:1]), r"`reference` of `BatchNorm`.*at least two.*\(1, 5\)"),
+        (lambda x: BN(x[0]), r"`reference` of `BatchNorm`.*at least two.*\(5,\)"),
+        (lambda x: BN(np.arange(6).reshape(2, 3)), "`reference` must be floating point"),
+        (lambda x: BN(x * np.nan), "`reference`"),
+        (lambda x: BN(divide=1), "`divide` of `BatchNorm`"),
+        (lambda x: BN(eps=-1.0), "`eps` of `BatchNorm`"),
+        (lambda x: BN().apply((), x[:1]), "`BatchNorm` normalises over the batch, which here is a single example"),
+        (lambda x: BN().propagate(nn.Covariance.of_one(jnp.ones(()), 1)), "one pair.*`ntkit.NTK"),
+    ],
+)
+def test_what_cannot_be_centred_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make(X.astype(np.float32))
