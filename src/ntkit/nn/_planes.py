@@ -210,7 +210,7 @@ def _read_inside(space: Space, out: Space, axis: int, window: Window, f: int) ->
     if window.circular or (isinstance(d, np.ndarray) and not d.any()):
         return None
     offset = f * window.dilation - window.before
-    if offset == 0 and window.stride == 1 and out.frames[axis] == out.sizes[axis]:
+    if offset == 0 and window.stride == 1 and out.frames[axis] == out.sizes[axis] <= space.sizes[axis]:
         return None
     source = out.partners(axis) * window.stride + offset
     return (source >= 0) & (source < space.sizes[axis])
