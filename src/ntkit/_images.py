@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from ntkit.nn import Covariance, Identity, Layer, Nonlinearity
 from ntkit.nn._lift import behind, gapped
+from ntkit.nn._masks import Masked
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
 from ntkit.nn._stages import Plan, Stage, chunks, plan
@@ -28,10 +29,11 @@ FEWER = 16
 # Images of up to so many channels are multiplied channel by channel.
 FEW_CHANNELS = 16
 
-Images = Float[Array, "n ... c"]
-Others = Float[Array, "m ... c"]
+Images = Float[Array, "n ... c"] | Masked
+Others = Float[Array, "m ... c"] | Masked
 Planes = tuple[Array, Array]  # xy and ntk
-Start = dict[str, Array]  # what a stage needs of one image: its variances, the image itself, or its own covariances
+# What a stage needs of one image: its variances, its mask if it has one, the image itself, or its own covariances.
+Start = dict[str, Array]
 
 
 def image_laws(net: Layer, x1: Images, x2: Others | None) -> tuple[Covariance, Layer]:
@@ -40,6 +42,8 @@ def image_laws(net: Layer, x1: Images, x2: Others | None) -> tuple[Covariance, L
     Where only layers of weights follow, which read no variances, these and the gap are not computed: 0.
     """
     how = plan(net, (1, *x1.shape[1:]))
+    if isinstance(x1, Masked) or isinstance(x2, Masked):
+        x1, x2 = _masked(x1), None if x2 is None else _masked(x2)
     variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
     starts1, rows = _own(how, x1, variances)
     starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances)
@@ -67,6 +71,10 @@ def image_diagonal(net: Layer, x: Images) -> tuple[Covariance, Layer]:
     """The law of each image with itself where the pixels end, and the layers behind."""
     how = plan(net, (1, *x.shape[1:]))
     return _own(how, x, True)[1], how.tail
+
+
+def _masked(x: Images) -> Masked:
+    return x if isinstance(x, Masked) else Masked(x, jnp.ones(x.shape[:-1], bool))
 
 
 def _with_gaps(law: Covariance) -> Covariance:
@@ -102,7 +110,7 @@ def _target(stage: Stage) -> int:
 def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
     """Of each image what every stage needs, and its law with itself at the end if that is asked for."""
 
-    def image(x: Array) -> tuple[list[Start], Planes]:
+    def image(x: Any) -> tuple[list[Start], Planes]:
         starts: list[Start] = [_start(x)]
         arrays: Planes | None = None
         before: Space | None = None
@@ -110,7 +118,8 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
             if k:
                 assert arrays is not None
                 assert before is not None
-                starts.append({"xx": _diagonal_of(arrays[0], before)})
+                mask = _mask_behind(how.stages[k - 1], starts[-1])
+                starts.append({"xx": _diagonal_of(arrays[0], before)} | mask)
             start = starts[-1]
             run = _Run(stage, start, arrays, before, one=True)
             if not stage.local:
@@ -131,8 +140,14 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
     return starts, Covariance(xy, xy, xy, ntk, jnp.zeros_like(xy), width, one=True)
 
 
-def _start(x: Array) -> Start:
+def _start(x: Array | Masked) -> Start:
+    if isinstance(x, Masked):
+        return _start(x.filled()) | {"mask": x.mask}
     return {"xx": jnp.mean(x * x, axis=-1)[(None,) * (x.ndim - 1)], "image": x}
+
+
+def _mask_behind(stage: Stage, start: Start) -> Start:
+    return {"mask": stage.layer.exists(stage.shape, start["mask"])} if "mask" in start else {}
 
 
 def _diagonal_of(planes: Array, space: Space) -> Array:
@@ -241,7 +256,8 @@ class _Run:
         else:
             xy, ntk = pair[1]
         width = self.stage.shape[-1]
-        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space))
+        masks = (of_x["mask"], of_y["mask"]) if "mask" in of_x else None
+        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space, masks=masks))
         if "planes" in of_x and not self.one:
             law = law.replace(selves=(self._self(of_x, space), self._self(of_y, space)))
         out = behind(self.stage.layer, law)
@@ -252,7 +268,8 @@ class _Run:
     def _self(self, of: Start, space: Space) -> Covariance:
         none = jnp.zeros((), of["xx"].dtype)
         width = self.stage.shape[-1]
-        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space))
+        masks = (of["mask"], of["mask"]) if "mask" in of else None
+        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space, masks=masks))
 
     def _known(self, out: Space) -> Space:
         """With the displacements of all turns of the loop; a stride divides them, as it does the frame."""

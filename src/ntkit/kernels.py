@@ -22,10 +22,11 @@ from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
-from ntkit.nn.combinators import segments
+from ntkit.nn._masks import Masked, check_pixels, is_full
+from ntkit.nn.combinators import flat, segments
 
-Inputs = Float[Array | np.ndarray, "n ..."]
-Others = Float[Array | np.ndarray, "m ..."]
+Inputs = Float[Array | np.ndarray, "n ..."] | Masked
+Others = Float[Array | np.ndarray, "m ..."] | Masked
 
 
 class Kernels(NamedTuple):
@@ -122,23 +123,27 @@ class OfNetwork(Kernel):
 
     def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
         first, second = _arrays(x1, x2)
-        self._check_shape(first)
+        self._check_shape("x1", first)
+        self._check_shape("x2", second)
         return _values(self.net, first, second, names)
 
     def _examples(self, x: Inputs, *names: str) -> tuple[Array, ...]:
         first, _ = _arrays(x, None)
-        self._check_shape(first)
+        self._check_shape("x", first)
         return _diagonals(self.net, first, names)
 
-    def _check_shape(self, x: Array) -> None:
-        """Layers of images refuse rows here; what is wrong with images `plan` finds."""
-        if x.ndim == 2:
+    def _check_shape(self, name: str, x: Array | Masked | None) -> None:
+        """Layers of images refuse rows here, and images of which nothing is left; what else is wrong with images `plan`
+        finds."""
+        if isinstance(x, Masked):
+            check_pixels(name, flat(self.net), x)
+        elif x is not None and x.ndim == 2:
             self.net.shape((1, x.shape[1]))
 
 
 # Compiled as a whole also where the caller compiles nothing: some hundred small programs would take seconds.
 @eqx.filter_jit
-def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> tuple[Array, ...]:
+def _values(net: Layer, x1: Array | Masked, x2: Array | Masked | None, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The arrays of those names, of the law behind the network at all pairs."""
     if x1.ndim > 2:
         law, tail = image_laws(net, x1, x2)
@@ -150,11 +155,11 @@ def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> 
 
 
 @eqx.filter_jit
-def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
+def _diagonals(net: Layer, x: Array | Masked, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The same of each example with itself."""
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
-        exact, net = _widened(x), jax.tree.map(_widened, net)
+        exact, net = jax.tree.map(_widened, (x, net))
         if x.ndim > 2:
             law, tail = image_diagonal(net, exact)
         else:
@@ -211,17 +216,22 @@ def _width(segment: Layer, law: Covariance) -> int:
     return segment.shape((1, law.width))[-1]
 
 
-def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:
+def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array | Masked, Array | Masked | None]:
     first, second = _array("x1", x1), None if x2 is None else _array("x2", x2)
-    check_batches(first, second)
-    for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None and not isinstance(x, jax.core.Tracer):
-            check_finite(name, np.asarray(x))
+    check_batches(*(x.x if isinstance(x, Masked) else x for x in (first, second)))
+    for name, x, came in (("x1", first, x1), ("x2", second, x2)):
+        values = x.x if isinstance(x, Masked) else came
+        if values is not None and not isinstance(values, jax.core.Tracer):
+            check_finite(name, np.asarray(values))
     return first, second
 
 
-def _array(name: str, x: Any) -> Array:
-    """On the device; what is no array of floats is refused by its own name and dtype."""
+def _array(name: str, x: Any) -> Array | Masked:
+    """On the device; what is no array of floats is refused by its own name and dtype. Missing pixels are zeros."""
+    if isinstance(x, Masked):
+        values = _array(name, x.x)
+        filled = Masked(values, jnp.asarray(x.mask)).filled()
+        return values if is_full(x) else Masked(filled, jnp.asarray(x.mask))
     return x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_dtype(name, as_host_array(name, x)))
 
 

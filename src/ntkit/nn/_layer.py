@@ -8,7 +8,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
+from ntkit.nn._masks import Mask, Masked
 
 Params = Any
 Shape = tuple[int, ...]
@@ -58,9 +60,11 @@ class Layer(eqx.Module):
         return ()
 
     @abc.abstractmethod
-    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+    def apply(
+        self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "..."] | Masked:
         """Run the finite network on a batch. `key` drives what is random in the forward pass (`Dropout`); without a key
-        nothing is."""
+        nothing is. Layers that are not made of layers write it for arrays and decorate it with `on_existing`."""
 
     @abc.abstractmethod
     def propagate(self, cov: Covariance) -> Covariance:
@@ -82,6 +86,13 @@ class Layer(eqx.Module):
     def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
         """The displacements of its input, of a shape and in frames, that those of its output are made of."""
         return wanted
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask | None:
+        """Which pixels of its output exist, for those of its input of a shape; None where there are no pixels left.
+        Masks may lack the batch axis."""
+        if self.elementwise:
+            return mask
+        raise InputError(f"`{self.name}` takes no masks. Use images of one size, without a mask.")
 
     @property
     def name(self) -> str:

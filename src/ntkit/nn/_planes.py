@@ -101,6 +101,7 @@ class Window:
     before: int
     size: int  # of the output
     circular: bool
+    core: int = 1  # so many inputs from stride o on are read by any output o that is not padding: see `_masks`
 
     @staticmethod
     def of(owner: str, size: int, taps: int, stride: int, dilation: int, padding: Any) -> "Window":
@@ -108,7 +109,7 @@ class Window:
         if padding in ("SAME", "CIRCULAR"):
             out = -(-size // stride)
             before = max((out - 1) * stride + reach - size, 0) // 2
-            return Window(taps, stride, dilation, before, out, padding == "CIRCULAR")
+            return Window(taps, stride, dilation, before, out, padding == "CIRCULAR")  # core 1 whatever the size
         low, high = (0, 0) if padding == "VALID" else padding
         out = (size + low + high - reach) // stride + 1
         if out < 1:
@@ -117,7 +118,7 @@ class Window:
                 f"{'' if padding == 'VALID' else ', padding included'}. Use a smaller filter, "
                 'or `padding="SAME"`.'
             )
-        return Window(taps, stride, dilation, low, out, False)
+        return Window(taps, stride, dilation, low, out, False, reach - low - high)
 
     def sources(self) -> np.ndarray:
         """The inputs read, (taps, outputs); some outside the image."""

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn._masks import on_existing
 
 
 class LayerNorm(Layer):
@@ -30,6 +31,7 @@ class LayerNorm(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
+    @on_existing
     def apply(
         self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "... c"]:
@@ -80,6 +82,7 @@ class Dropout(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
+    @on_existing
     def apply(
         self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "... c"]:
