@@ -121,6 +121,10 @@ class OfNetwork(Kernel):
         """Pairs of numbers in a pair of examples of a shape: 1 for rows, pixels times displacements for images."""
         return pairs_of_pixels(self.net, shape) if len(shape) > 1 else 1
 
+    def check_pixels(self, name: str, x: Masked) -> None:
+        """Raises `ntkit.InputError` if an image has no pixels, at first or behind a layer."""
+        check_pixels(name, flat(self.net), x)
+
     def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
         first, second = _arrays(x1, x2)
         self._check_shape("x1", first)
@@ -136,14 +140,14 @@ class OfNetwork(Kernel):
         """Layers of images refuse rows here, and images of which nothing is left; what else is wrong with images `plan`
         finds."""
         if isinstance(x, Masked):
-            check_pixels(name, flat(self.net), x)
+            self.check_pixels(name, x)
         elif x is not None and x.ndim == 2:
             self.net.shape((1, x.shape[1]))
 
 
 # Compiled as a whole also where the caller compiles nothing: some hundred small programs would take seconds.
 @eqx.filter_jit
-def _values(net: Layer, x1: Array | Masked, x2: Array | Masked | None, names: tuple[str, ...]) -> tuple[Array, ...]:
+def _values(net: Layer, x1: Any, x2: Any, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The arrays of those names, of the law behind the network at all pairs."""
     if x1.ndim > 2:
         law, tail = image_laws(net, x1, x2)
@@ -155,7 +159,7 @@ def _values(net: Layer, x1: Array | Masked, x2: Array | Masked | None, names: tu
 
 
 @eqx.filter_jit
-def _diagonals(net: Layer, x: Array | Masked, names: tuple[str, ...]) -> tuple[Array, ...]:
+def _diagonals(net: Layer, x: Any, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The same of each example with itself."""
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
@@ -216,22 +220,21 @@ def _width(segment: Layer, law: Covariance) -> int:
     return segment.shape((1, law.width))[-1]
 
 
-def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array | Masked, Array | Masked | None]:
+def _arrays(x1: Inputs, x2: Others | None) -> tuple[Any, Any]:
     first, second = _array("x1", x1), None if x2 is None else _array("x2", x2)
     check_batches(*(x.x if isinstance(x, Masked) else x for x in (first, second)))
     for name, x, came in (("x1", first, x1), ("x2", second, x2)):
-        values = x.x if isinstance(x, Masked) else came
+        values = x.x if isinstance(x, Masked) else x if isinstance(came, Masked) else came
         if values is not None and not isinstance(values, jax.core.Tracer):
             check_finite(name, np.asarray(values))
     return first, second
 
 
-def _array(name: str, x: Any) -> Array | Masked:
+def _array(name: str, x: Any) -> Any:
     """On the device; what is no array of floats is refused by its own name and dtype. Missing pixels are zeros."""
     if isinstance(x, Masked):
-        values = _array(name, x.x)
-        filled = Masked(values, jnp.asarray(x.mask)).filled()
-        return values if is_full(x) else Masked(filled, jnp.asarray(x.mask))
+        values, mask = _array(name, x.x), jnp.asarray(x.mask)
+        return values if is_full(x) else Masked(Masked(values, mask).filled(), mask)
     return x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_dtype(name, as_host_array(name, x)))
 
 

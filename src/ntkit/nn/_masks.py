@@ -1,6 +1,7 @@
 """Masks: which pixels of an image exist, where images of several sizes are padded to one."""
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,6 +64,12 @@ class Masked(eqx.Module):
     def __getitem__(self, rows: Any) -> "Masked":
         """Some of the images, by an index or a slice of the first axis."""
         return Masked(self.x[rows], self.mask[rows])
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise InputError(
+            "An array is expected here, but `ntkit.Masked` came, which kernels of networks, `ntkit.gram` and "
+            "`net.apply` take. Pass what `ntkit.gram` computes of it, or `.filled()`: zeros where there are no pixels."
+        )
 
     def filled(self) -> Any:
         """`x` with zeros where no pixel exists; NumPy's of NumPy arrays."""
@@ -130,13 +137,13 @@ def _along(mask: Mask, axis: int, window: Window) -> Mask:
     """
     xp = np if isinstance(mask, np.ndarray) else jnp
     size, first = mask.shape[axis], np.arange(window.size) * window.stride
-    total = None
+    reads = []
     for k in range(window.core) if window.core > 0 else range(window.core - 1, 1):
         source = first + k
-        inside = ((source >= 0) & (source < size)).reshape([-1 if a == mask.ndim + axis else 1 for a in range(mask.ndim)])
-        read = xp.take(mask, source % size, axis) & inside
-        total = read if total is None else (total & read if window.core > 0 else total | read)
-    return total
+        inside = (source >= 0) & (source < size)
+        shape = [-1 if a == mask.ndim + axis else 1 for a in range(mask.ndim)]
+        reads.append(xp.take(mask, source % size, axis) & inside.reshape(shape))
+    return functools.reduce(operator.and_ if window.core > 0 else operator.or_, reads)
 
 
 def check_pixels(name: str, layers: Sequence[Any], x: Masked) -> None:
@@ -190,4 +197,4 @@ def joined(fn: Callable[[list[Array]], Array], outputs: list[Any]) -> Any:
 
 def common(masks: Sequence[Mask]) -> Mask:
     """Where all of them are True."""
-    return functools.reduce(lambda a, b: a & b, masks)
+    return functools.reduce(operator.and_, masks)

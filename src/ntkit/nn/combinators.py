@@ -141,9 +141,7 @@ class Branches(Layer):
         self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "..."] | Masked:
         keys = _split(key, len(self.branches))
-        return joined(
-            self._joined, [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)]
-        )
+        return joined(self._joined, [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)])
 
     @abc.abstractmethod
     def _joined(self, outputs: list[Array]) -> Array:
