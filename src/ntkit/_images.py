@@ -140,14 +140,15 @@ def _own(how: Plan, x: Images, end: bool) -> tuple[list[Start], Covariance]:
     return starts, Covariance(xy, xy, xy, ntk, jnp.zeros_like(xy), width, one=True)
 
 
-def _start(x: Array | Masked) -> Start:
+def _start(x: Any) -> Start:
     if isinstance(x, Masked):
-        return _start(x.filled()) | {"mask": x.mask}
+        return {**_start(x.filled()), "mask": jnp.asarray(x.mask)}
     return {"xx": jnp.mean(x * x, axis=-1)[(None,) * (x.ndim - 1)], "image": x}
 
 
 def _mask_behind(stage: Stage, start: Start) -> Start:
-    return {"mask": stage.layer.exists(stage.shape, start["mask"])} if "mask" in start else {}
+    mask = stage.layer.exists(stage.shape, start["mask"]) if "mask" in start else None
+    return {} if mask is None else {"mask": mask}
 
 
 def _diagonal_of(planes: Array, space: Space) -> Array:

@@ -22,7 +22,7 @@ from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
-from ntkit.nn._masks import Masked, check_pixels, is_full
+from ntkit.nn._masks import Masked, check_pixels, is_full, values_of
 from ntkit.nn.combinators import flat, segments
 
 Inputs = Float[Array | np.ndarray, "n ..."] | Masked
@@ -222,9 +222,9 @@ def _width(segment: Layer, law: Covariance) -> int:
 
 def _arrays(x1: Inputs, x2: Others | None) -> tuple[Any, Any]:
     first, second = _array("x1", x1), None if x2 is None else _array("x2", x2)
-    check_batches(*(x.x if isinstance(x, Masked) else x for x in (first, second)))
+    check_batches(values_of(first), values_of(second))
     for name, x, came in (("x1", first, x1), ("x2", second, x2)):
-        values = x.x if isinstance(x, Masked) else x if isinstance(came, Masked) else came
+        values = values_of(x) if isinstance(came, Masked) else came
         if values is not None and not isinstance(values, jax.core.Tracer):
             check_finite(name, np.asarray(values))
     return first, second

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ntkit._check import check_inputs, check_same_features
-from ntkit.nn._masks import Masked, is_full
+from ntkit.nn._masks import Masked, is_full, values_of
 
 
 class OfPacked(eqx.Module):
@@ -26,14 +26,14 @@ class OfPacked(eqx.Module):
 
     @property
     def weight(self) -> Callable[[tuple[int, ...]], int] | None:
-        weigh = getattr(self.kernel, "weight", None)
-        return (lambda shape: weigh((*shape[:-1], shape[-1] - 1))) if callable(weigh) else None
+        weigh: Callable[[tuple[int, ...]], int] | None = getattr(self.kernel, "weight", None)
+        return None if weigh is None else (lambda shape: weigh((*shape[:-1], shape[-1] - 1)))
 
 
 def packed(kernel: Any, x1: Any, x2: Any) -> tuple[Any, Any, Any]:
     """The kernel and its inputs without `Masked`: as they are if all pixels exist, else each with the new channel."""
     if is_full(x1) and is_full(x2):
-        return kernel, *(x.x if isinstance(x, Masked) else x for x in (x1, x2))
+        return kernel, values_of(x1), values_of(x2)
     check = getattr(kernel, "check_pixels", None)
     for name, x in (("x1", x1), ("x2", x2)):
         if isinstance(x, Masked) and check is not None:

@@ -60,11 +60,10 @@ class Layer(eqx.Module):
         return ()
 
     @abc.abstractmethod
-    def apply(
-        self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "..."] | Masked:
-        """Run the finite network on a batch. `key` drives what is random in the forward pass (`Dropout`); without a key
-        nothing is. Layers that are not made of layers write it for arrays and decorate it with `on_existing`."""
+    def apply(self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
+        """Run the finite network on a batch; of `Masked` it is `Masked` while there are pixels, then an array. `key`
+        drives what is random in the forward pass (`Dropout`); without a key nothing is. Layers that are not made of
+        layers write it for arrays, and `on_existing` does the rest."""
 
     @abc.abstractmethod
     def propagate(self, cov: Covariance) -> Covariance:

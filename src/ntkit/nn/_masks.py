@@ -114,6 +114,11 @@ def is_full(x: Any) -> bool:
     return not isinstance(x, Masked) or (_is_known(x.mask) and bool(np.asarray(x.mask).all()))
 
 
+def values_of(x: Any) -> Any:
+    """The array itself."""
+    return x.x if isinstance(x, Masked) else x
+
+
 def _is_known(mask: Mask) -> bool:
     return not isinstance(mask, jax.core.Tracer)
 

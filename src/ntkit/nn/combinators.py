@@ -83,9 +83,7 @@ class Sequential(Layer):
             shape = layer.shape(shape)
         return tuple(params)
 
-    def apply(
-        self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "..."] | Masked:
+    def apply(self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
         for layer, own, k in zip(self.layers, params, _split(key, len(self.layers)), strict=False):
             x = layer.apply(own, x, key=k)
         return x
@@ -137,9 +135,7 @@ class Branches(Layer):
         keys = jax.random.split(key, len(self.branches))
         return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(self.branches, keys, strict=True))
 
-    def apply(
-        self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "..."] | Masked:
+    def apply(self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
         keys = _split(key, len(self.branches))
         return joined(self._joined, [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)])
 
