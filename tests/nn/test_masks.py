@@ -55,7 +55,8 @@ NETWORKS = {
         [
             conv((3, 2)),
             nn.Residual(nn.Sequential(relu, conv((2, 3)))),
-            nn.SumPool((2, 2), 1),
+            nn.SumPool((2, 2), 1, "SAME"),
+            relu,
             nn.GlobalSumPool(),
         ],
     ),
@@ -149,21 +150,25 @@ SERIES = [phi for phi in EVERY if isinstance(phi, Tabulated)]
 CLOSED = [phi for phi in EVERY if phi not in SERIES]
 
 
-def of_rows(images, phis, end):
-    """Both kernels of `Masked`, of which the pooled are sums over rows; and both of these rows."""
-    # No bias: a missing pixel is a zero row. Behind an activation it is not zero: cos(0) = 1.
-    net = nn.Sequential(nn.Conv(4, (1,), 1.2), nn.Concat(*phis), end)
+def of_rows(images, phis, *ends):
+    """Both kernels of a network of `Masked` signals; and of their patches as rows, behind the activations."""
+    # No bias: a missing pixel is a zero row, but behind some activations not zero: cos(0) = 1.
+    net = nn.Sequential(nn.Conv(4, (3,), 1.2), nn.Concat(*phis), *ends)
     rows = nn.Sequential(nn.Dense(4, 1.2), nn.Concat(*phis))
-    return ntkit.Both(net), garbled(ntkit.pad(images), 1e3), ntkit.Both(rows), jnp.asarray(np.concatenate(images))
+    around = [np.pad(image, ((1, 1), (0, 0))) for image in images]
+    patches = [np.concatenate([x[:-2], x[1:-1], x[2:]], 1) for x in around]
+    return ntkit.Both(net), garbled(ntkit.pad(images), 1e3), ntkit.Both(rows), jnp.asarray(np.concatenate(patches))
 
 
 def test_pooling_reads_the_pixels_that_exist(x64):
     # Here images of two sizes meet, too. Sign first: peers' pooling of it was wrong without masks already.
-    images = several((3,), (2,), (4,))
-    kernel, masked, of, rows = of_rows(images, [nn.Sign(), nn.Cos(), relu], nn.GlobalAvgPool())
-    blocks = [slice(0, 3), slice(3, 5), slice(5, 9)]
-    for got, all_rows in zip(quickly(kernel, masked[2:], masked[:2]), quickly(of, rows[5:], rows[:5]), strict=True):
-        want = [[all_rows[:, block].mean() for block in blocks[:2]]]
+    sizes = (3, 2, 4)
+    images = several(*[(n,) for n in sizes])
+    kernel, masked, of, rows = of_rows(images, [nn.Sign(), nn.Cos(), relu], nn.LocalAvgPool((3,)), nn.GlobalAvgPool())
+    # The mean over all windows of three pixels, of which the outer ones have but two.
+    shares = [np.convolve(np.ones(n), np.ones(3), "same") / (3 * n) for n in sizes]
+    for got, hidden in zip(quickly(kernel, masked[2:], masked[:2]), quickly(of, rows[5:], rows[:5]), strict=True):
+        want = [[shares[2] @ hidden[:, :3] @ shares[0], shares[2] @ hidden[:, 3:] @ shares[1]]]
         np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
