@@ -54,9 +54,7 @@ NETWORKS = {
         (3, 2),
         [
             conv((3, 2)),
-            nn.Residual(nn.Sequential(relu, conv((2, 3)))),
-            nn.SumPool((2, 2), 1, "SAME"),
-            relu,
+            nn.Residual(nn.Sequential(nn.LocalAvgPool((2, 2)), relu, conv((2, 3)))),
             nn.GlobalSumPool(),
         ],
     ),
@@ -64,7 +62,7 @@ NETWORKS = {
         (5,),
         (3,),
         [nn.LocalConv(4, (2,), 1.1, 0.1), nn.Erf(), nn.ConvTranspose(4, (3,), 1.2, 0.3, strides=2, padding="VALID")]
-        + [nn.LocalAvgPool((3,)), nn.GlobalAvgPool()],
+        + [nn.SumPool((3,), 1, "SAME"), nn.GlobalAvgPool()],
     ),
     "volumes": (
         (3, 3, 2),
@@ -242,6 +240,15 @@ def test_outputs_exist_as_those_of_the_truncated_image_do(padding, strides, dila
         want = np.arange(whole.size) < Window.of("test", n, 3, strides, dilation, each).size
         np.testing.assert_array_equal(left, want)
         np.testing.assert_array_equal(behind_windows("test", jnp.asarray(mask)[None], [whole])[0], want)
+
+
+def test_a_pixel_exists_behind_branches_if_it_does_in_all_of_them():
+    # The sizes 6 and 4 suit both, 5 does not.
+    net = nn.Sum(conv((2,), strides=2), conv((2,), strides=2, padding="VALID"))
+    masked = jax.tree.map(jnp.asarray, ntkit.pad([np.ones((n, 2), np.float32) for n in (6, 5, 4)]))
+    want = [[True, True, True], [True, True, False], [True, True, False]]
+    np.testing.assert_array_equal(net.exists(masked.shape, masked.mask), want)
+    np.testing.assert_array_equal(net.apply(net.init(jax.random.key(0), masked.shape), masked).mask, want)
 
 
 IMAGES = np.zeros((2, 3, 4, 2), np.float32)
