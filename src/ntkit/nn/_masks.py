@@ -29,8 +29,8 @@ class Masked(eqx.Module):
     **Raises:** `InputError` if the mask is not boolean, or not of the shape of `x` without channels.
     """
 
-    x: Float[Array | np.ndarray, "n *space"]
-    mask: Bool[Array | np.ndarray, "..."]
+    x: Float[Array | np.ndarray, "n *space c"]
+    mask: Bool[Array | np.ndarray, "n *space"]
 
     def __check_init__(self):
         if not (hasattr(self.x, "shape") and hasattr(self.mask, "shape")):
