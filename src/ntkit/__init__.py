@@ -19,6 +19,7 @@ from ntkit.errors import ComputationError, InputError, NtkitError
 from ntkit.gram import gram
 from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
 from ntkit.linalg import CG, Cholesky, JitterWarning
+from ntkit.nn._masks import Masked, pad
 from ntkit.predict import ensemble, log_marginal_likelihood, maximise_likelihood, posterior, ridge, tune
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "JitterWarning",
     "Kernel",
     "Kernels",
+    "Masked",
     "NtkitError",
     "ensemble",
     "gram",
@@ -41,6 +43,7 @@ __all__ = [
     "log_marginal_likelihood",
     "maximise_likelihood",
     "nn",
+    "pad",
     "posterior",
     "ridge",
     "tune",

@@ -84,6 +84,8 @@ def as_host_array(name: str, x: Any) -> HostArray:
         return x
     try:
         return np.asarray(x)
+    except InputError:  # of an array-like that says itself what it is
+        raise
     except ValueError as error:  # NumPy: "inhomogeneous shape"
         raise InputError(f"`{name}` must be an array (n, features), but its rows have different lengths.") from error
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from ntkit.nn import Covariance, Identity, Layer
 from ntkit.nn._law import not_negative
 from ntkit.nn._lift import behind, gapped
+from ntkit.nn._masks import Masked
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
 from ntkit.nn._stages import Plan, Stage, chunks, plan
@@ -26,10 +27,11 @@ TARGET = 1 << 15
 # Images of up to so many channels are multiplied channel by channel.
 FEW_CHANNELS = 16
 
-Images = Float[Array, "n ... c"]
-Others = Float[Array, "m ... c"]
+Images = Float[Array, "n ... c"] | Masked
+Others = Float[Array, "m ... c"] | Masked
 Planes = tuple[Array, Array]  # xy and ntk
-Start = dict[str, Array]  # what a stage needs of one image: its variances, the image itself, or its own covariances
+# What a stage needs of one image: its variances, its mask if it has one, the image itself, or its own covariances.
+Start = dict[str, Array]
 Means = tuple[Start, ...]  # for every `BatchNorm` the image's means over the reference, and that of the reference
 
 
@@ -42,6 +44,8 @@ def image_laws(
     `means2`: of each image what every `BatchNorm` of pixels needs (see `_means`); those of x1 alone if `x2` is None.
     """
     how = plan(net, (1, *x1.shape[1:]))
+    if isinstance(x1, Masked) or isinstance(x2, Masked):
+        x1, x2 = _masked(x1), None if x2 is None else _masked(x2)
     variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
     starts1, rows = _own(how, x1, variances, means1)
     starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances, means2)
@@ -71,6 +75,10 @@ def image_diagonal(net: Layer, x: Images, means: Means = ()) -> tuple[Covariance
     return _own(how, x, True, means)[1], how.tail
 
 
+def _masked(x: Images) -> Masked:
+    return x if isinstance(x, Masked) else Masked(x, jnp.ones(x.shape[:-1], bool))
+
+
 def _with_gaps(law: Covariance) -> Covariance:
     def gap(xx: Array, xy: Array, yy: Array) -> Array:
         return gapped(Covariance(xx, xy, yy, xy, xy, law.width)).gap
@@ -98,7 +106,7 @@ def _together(how: Plan, n: int) -> int | None:
 def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start], Covariance]:
     """Of each image what every stage needs, and its law with itself at the end if that is asked for."""
 
-    def image(of_image: tuple[Array, Means]) -> tuple[list[Start], Planes]:
+    def image(of_image: tuple[Any, Means]) -> tuple[list[Start], Planes]:
         x, means = of_image[0], iter(of_image[1])
         starts: list[Start] = [_start(x)]
         arrays: Planes | None = None
@@ -107,7 +115,8 @@ def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start
             if k:
                 assert arrays is not None
                 assert before is not None
-                starts.append({"xx": _diagonal_of(arrays[0], before)})
+                mask = _mask_behind(how.stages[k - 1], starts[-1])
+                starts.append({"xx": _diagonal_of(arrays[0], before)} | mask)
                 if stage.centres:
                     starts[-1] = _centred_start(starts[-1]["xx"], next(means))
             start = starts[-1]
@@ -130,7 +139,9 @@ def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start
     return starts, Covariance(xy, xy, xy, ntk, jnp.zeros_like(xy), width, one=True)
 
 
-def _start(x: Array) -> Start:
+def _start(x: Any) -> Start:
+    if isinstance(x, Masked):
+        return {**_start(x.filled()), "mask": jnp.asarray(x.mask)}
     return {"xx": jnp.mean(x * x, axis=-1)[(None,) * (x.ndim - 1)], "image": x}
 
 
@@ -146,6 +157,11 @@ def _centred(of_x: Start, of_y: Start, planes: Planes, space: Space) -> Planes:
         for a, name, of_all in zip(planes, ("mean", "ntk mean"), ("all", "ntk all"), strict=True)
     )
     return xy, ntk
+
+
+def _mask_behind(stage: Stage, start: Start) -> Start:
+    mask = stage.layer.exists(stage.shape, start["mask"]) if "mask" in start else None
+    return {} if mask is None else {"mask": mask}
 
 
 def _diagonal_of(planes: Array, space: Space) -> Array:
@@ -254,7 +270,8 @@ class _Run:
         else:
             xy, ntk = _centred(of_x, of_y, pair[1], space) if self.stage.centres else pair[1]
         width = self.stage.shape[-1]
-        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space))
+        masks = (of_x["mask"], of_y["mask"]) if "mask" in of_x else None
+        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space, masks=masks))
         if "planes" in of_x and not self.one:
             law = law.replace(selves=(self._self(of_x, space), self._self(of_y, space)))
         out = behind(self.stage.layer, law)
@@ -265,7 +282,8 @@ class _Run:
     def _self(self, of: Start, space: Space) -> Covariance:
         none = jnp.zeros((), of["xx"].dtype)
         width = self.stage.shape[-1]
-        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space))
+        masks = (of["mask"], of["mask"]) if "mask" in of else None
+        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space, masks=masks))
 
     def _known(self, out: Space) -> Space:
         """With the displacements of all turns of the loop; a stride divides them, as it does the frame."""

@@ -24,6 +24,7 @@ from ntkit._pairs import check_batches, pair_laws, variances
 from ntkit.errors import InputError
 from ntkit.nn import Covariance, Layer, Signal
 from ntkit.nn._law import Scalar
+from ntkit.nn._masks import Masked, check_pixels, is_full, values_of
 from ntkit.nn._stages import plan
 from ntkit.nn.batch import (
     Blocks,
@@ -31,14 +32,15 @@ from ntkit.nn.batch import (
     centred,
     check_batch_norms,
     parts,
+    refuse_masks,
     same_examples,
     stated_reference,
     with_reference,
 )
-from ntkit.nn.combinators import Sequential, segments
+from ntkit.nn.combinators import Sequential, flat, segments
 
-Inputs = Float[Array | np.ndarray, "n ..."]
-Others = Float[Array | np.ndarray, "m ..."]
+Inputs = Float[Array | np.ndarray, "n ..."] | Masked
+Others = Float[Array | np.ndarray, "m ..."] | Masked
 
 
 class Kernels(NamedTuple):
@@ -168,25 +170,34 @@ class OfNetwork(Kernel):
         """Pairs of numbers in a pair of examples of a shape: 1 for rows, pixels times displacements for images."""
         return pairs_of_pixels(self.net, shape) if len(shape) > 1 else 1
 
+    def check_pixels(self, name: str, x: Masked) -> None:
+        """Raises `ntkit.InputError` if an image has no pixels, at first or behind a layer."""
+        check_pixels(name, flat(self.net), x)
+
     def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
         first, second = _arrays(x1, x2)
-        self._check_shape(first)
+        self._check_shape("x1", first)
+        self._check_shape("x2", second)
         return _values(self.net, first, second, names)
 
     def _examples(self, x: Inputs, *names: str) -> tuple[Array, ...]:
         first, _ = _arrays(x, None)
-        self._check_shape(first)
+        self._check_shape("x", first)
         return _diagonals(self.net, first, names)
 
-    def _check_shape(self, x: Array) -> None:
-        """Layers of images refuse rows here; what is wrong with images `plan` finds."""
-        if x.ndim == 2:
+    def _check_shape(self, name: str, x: Array | Masked | None) -> None:
+        """Layers of images refuse rows here, and images of which nothing is left; what else is wrong with images `plan`
+        finds."""
+        if isinstance(x, Masked):
+            refuse_masks(self.net)
+            self.check_pixels(name, x)
+        elif x is not None and x.ndim == 2:
             self.net.shape((1, x.shape[1]))
 
 
 # Compiled as a whole also where the caller compiles nothing: some hundred small programs would take seconds.
 @eqx.filter_jit
-def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> tuple[Array, ...]:
+def _values(net: Layer, x1: Any, x2: Any, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The arrays of those names, of the law behind the network at all pairs."""
     if batch_norms(net):
         x, y = "x", "x" if x2 is None else "y"
@@ -199,11 +210,11 @@ def _values(net: Layer, x1: Array, x2: Array | None, names: tuple[str, ...]) -> 
 
 
 @eqx.filter_jit
-def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...]:
+def _diagonals(net: Layer, x: Any, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The same of each example with itself."""
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
-        exact, net = _widened(x), jax.tree.map(_widened, net)
+        exact, net = jax.tree.map(_widened, (x, net))
         if batch_norms(net):
             law = _over_reference(net, {"x": exact}, [], ["x"], x.dtype).ones["x"]
         else:
@@ -212,12 +223,12 @@ def _diagonals(net: Layer, x: Array, names: tuple[str, ...]) -> tuple[Array, ...
         return tuple(getattr(law, name).astype(x.dtype) for name in names)
 
 
-def _start(net: Layer, x1: Array, x2: Array | None, *means: Means) -> tuple[Covariance, Layer]:
+def _start(net: Layer, x1: Any, x2: Any, *means: Means) -> tuple[Covariance, Layer]:
     """The law of all pairs before the first layer that reads rows, and the layers from there on."""
     return image_laws(net, x1, x2, *means) if x1.ndim > 2 else (pair_laws(x1, x2), net)
 
 
-def _start_of_one(net: Layer, x: Array, *means: Means) -> tuple[Covariance, Layer]:
+def _start_of_one(net: Layer, x: Any, *means: Means) -> tuple[Covariance, Layer]:
     return image_diagonal(net, x, *means) if x.ndim > 2 else (Covariance.of_one(variances(x), x.shape[-1]), net)
 
 
@@ -339,17 +350,21 @@ def _width(segment: Layer, law: Covariance) -> int:
     return segment.shape((1, law.width))[-1]
 
 
-def _arrays(x1: Inputs, x2: Others | None) -> tuple[Array, Array | None]:
+def _arrays(x1: Inputs, x2: Others | None) -> tuple[Any, Any]:
     first, second = _array("x1", x1), None if x2 is None else _array("x2", x2)
-    check_batches(first, second)
-    for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None and not isinstance(x, jax.core.Tracer):
-            check_finite(name, np.asarray(x))
+    check_batches(values_of(first), values_of(second))
+    for name, x, came in (("x1", first, x1), ("x2", second, x2)):
+        values = values_of(x) if isinstance(came, Masked) else came
+        if values is not None and not isinstance(values, jax.core.Tracer):
+            check_finite(name, np.asarray(values))
     return first, second
 
 
-def _array(name: str, x: Any) -> Array:
-    """On the device; what is no array of floats is refused by its own name and dtype."""
+def _array(name: str, x: Any) -> Any:
+    """On the device; what is no array of floats is refused by its own name and dtype. Missing pixels are zeros."""
+    if isinstance(x, Masked):
+        values, mask = _array(name, x.x), jnp.asarray(x.mask)
+        return values if is_full(x) else Masked(Masked(values, mask).filled(), mask)
     return x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_dtype(name, as_host_array(name, x)))
 
 

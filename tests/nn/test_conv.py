@@ -143,6 +143,28 @@ def test_a_transposed_convolution_is_the_kernel_of_spread_images(x64):
     np.testing.assert_allclose(got, plain, rtol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "layer, sources",
+    [
+        (nn.Conv(4, (2,), 1.1, padding=((1, 2),)), lambda o, f: o + f - 1),
+        (nn.Conv(4, (1,), 1.1, padding=((0, 2),)), lambda o, f: o),
+        (nn.ConvTranspose(4, (3,), 1.1, padding="VALID"), lambda o, f: o + f - 2),
+    ],
+)
+def test_outputs_longer_than_the_image_read_zeros_beyond_it(layer, sources, x64):
+    # Behind a layer with a bias what is stored beyond the image is no zero: there it was read.
+    x = jnp.asarray(SIGNALS)
+    inner = 0.5**2 * np.einsum("ipc,jqc->ipjq", SIGNALS, SIGNALS) / 2 + 0.3**2
+    taps, n, longer = layer.filter_shape[0], 6, layer.shape((1, 6, 4))[1]
+    want = np.zeros((3, 3))
+    for o, p, f in itertools.product(range(longer), range(longer), range(taps)):
+        a, b = sources(o, f), sources(p, f)
+        if 0 <= a < n and 0 <= b < n:
+            want += 1.1**2 / taps * inner[:, a, :, b]
+    net = nn.Sequential(nn.Conv(4, (1,), 0.5, 0.3), layer, nn.GlobalSumPool())
+    np.testing.assert_allclose(ntkit.NNGP(net)(x), want, rtol=1e-12)
+
+
 # The infinite reading against finite networks. One nonlinearity: exact at any width, see tests/laws.py.
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ntkit._check import HostArray, check_inputs, check_same_features, format_bytes, parse_memory
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram.identity import identity
+from ntkit.gram.masked import packed
 from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
 from ntkit.gram.progress import GLANCE, Meter, Progress
@@ -48,7 +49,7 @@ def gram(
     - `kernel`: a callable `kernel(x1, x2=None)` in pure JAX that returns an array (n, m), or a named tuple of such
         arrays (`ntkit.Both(net)`: both kernels in one pass). Another value of one of its floats does not compile again.
     - `x1`, `x2`: (n, features...) and (m, features...), examples first; NumPy, memory-mapped or JAX arrays of one
-        floating dtype.
+        floating dtype. Or `ntkit.Masked`, one or both, of which a copy is made.
     - `memory`: bytes for everything but the result, such as `"512MiB"` or `"2GB"`; None for no limit.
     - `progress`: True draws a bar with the time left on a terminal, if it lasts over a second; or a function that is
         called as `progress(tiles_done, tiles)`.
@@ -67,6 +68,7 @@ def gram(
     belongs to another job; `ntkit.ComputationError` for an entry that is not finite, as of inputs too large for the
     dtype, or for a full disk. Ctrl-C stops after the tiles in progress; what is written to `out` stays valid.
     """
+    kernel, x1, x2 = packed(kernel, x1, x2)
     x1, x2, width = _inputs(x1, x2, dtype)
     budget = parse_memory(memory)
     if not callable(kernel):

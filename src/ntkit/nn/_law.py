@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ntkit.nn._planes import Space
 
@@ -53,7 +53,8 @@ class Covariance(eqx.Module):
     Of images the arrays hold pixels: see `_planes`. There `xx` and `yy` are maps of one image, (1 ... 1, P...), and of
     `one` image the diagonal is displacement 0. Behind a layer that mixes displacements the variances of x and of y
     follow from all covariances within x and within y: then `selves` carries those two laws along. `gap_known` says
-    that `gap` is what it should be; `gapped` computes it of the other numbers.
+    that `gap` is what it should be; `gapped` computes it of the other numbers. `masks` tell which pixels of x and of y
+    exist, (P...) each; None if all do. Entries of others hold anything finite: `_lift.over_pixels` zeroes what is read.
     """
 
     xx: Float[Array, "..."]
@@ -66,6 +67,7 @@ class Covariance(eqx.Module):
     gap_known: bool = eqx.field(static=True, default=True)
     space: Space | None = None
     selves: "tuple[Covariance, Covariance] | None" = None
+    masks: tuple[Bool[Array, "..."], Bool[Array, "..."]] | None = None
 
     @staticmethod
     def of_one(q: Array, width: int) -> "Covariance":
@@ -75,7 +77,7 @@ class Covariance(eqx.Module):
     def replace(self, **fields: Any) -> "Covariance":
         """The same law with some of its arrays, or others of its fields, exchanged."""
         # Not `dataclasses.replace`, which costs a second in deep networks.
-        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "space", "selves")
+        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "space", "selves", "masks")
         values = [fields.pop(name, getattr(self, name)) for name in names]
         assert not fields, fields
         return Covariance(*values)

@@ -8,7 +8,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
+from ntkit.nn._masks import Mask, Masked
 
 Params = Any
 Shape = tuple[int, ...]
@@ -60,9 +62,10 @@ class Layer(eqx.Module):
         return ()
 
     @abc.abstractmethod
-    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        """Run the finite network on a batch. `key` drives what is random in the forward pass (`Dropout`); without a key
-        nothing is."""
+    def apply(self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
+        """Run the finite network on a batch; of `Masked` it is `Masked` while there are pixels, then an array. `key`
+        drives what is random in the forward pass (`Dropout`); without a key nothing is. Layers that are not made of
+        layers write it for arrays, and `on_existing` does the rest."""
 
     @abc.abstractmethod
     def propagate(self, cov: Covariance) -> Covariance:
@@ -88,6 +91,13 @@ class Layer(eqx.Module):
     def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
         """The displacements of its input, of a shape and in frames, that those of its output are made of."""
         return wanted
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask | None:
+        """Which pixels of its output exist, for those of its input of a shape; None where there are no pixels left.
+        Masks may lack the batch axis."""
+        if self.elementwise:
+            return mask
+        raise InputError(f"`{self.name}` takes no masks. Use images of one size, without a mask.")
 
     @property
     def name(self) -> str:

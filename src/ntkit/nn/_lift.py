@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from ntkit.nn._law import Covariance, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Layer
+from ntkit.nn._masks import common
 from ntkit.nn._planes import Space
 from ntkit.nn._sides import LEFT, PAIR, RIGHT, Sides, sides
 
@@ -54,6 +55,30 @@ def with_selves(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
     return (out if out.gap_known else gapped(out)).replace(selves=(left, right))
 
 
+def over_pixels(layer: Layer, fn: Callable[[Covariance], Covariance], cov: Covariance) -> Covariance:
+    """fn(cov) of a layer that reads several pixels: it is given zeros where they do not exist."""
+
+    def read(cov: Covariance) -> Covariance:
+        if cov.masks is None or cov.space is None:
+            return fn(cov)
+        shape = (1, *cov.space.sizes, cov.width)
+        left, right = (layer.exists(shape, mask) for mask in cov.masks)
+        return fn(_existing(cov)).replace(masks=None if left is None else (left, right))
+
+    return with_selves(read, cov)
+
+
+def _existing(cov: Covariance) -> Covariance:
+    space, masks = cov.space, cov.masks
+    assert space is not None
+    assert masks is not None
+    of_x, of_y = (mask[(None,) * space.rank] for mask in masks)
+    both = of_x & space.view(masks[1])
+    xx, yy = jnp.where(of_x, cov.xx, 0), jnp.where(of_y, cov.yy, 0)
+    xy, ntk = (jnp.where(both, a, 0) if a.ndim else a for a in (cov.xy, cov.ntk))
+    return cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk)
+
+
 def gapped(cov: Covariance) -> Covariance:
     """The law with its gap, as far as its other numbers tell."""
     cov = cov.replace(gap=jnp.zeros((), cov.xy.dtype), gap_known=True)
@@ -75,7 +100,9 @@ def _lifted(ways: Ways, *laws: Covariance) -> Covariance:
         out = same if space.alone else _where_diagonal(space, same, _of_pairs(ways, space, *laws))
     else:
         out = _of_pairs(ways, space, *laws)
-    return laws[0].replace(**out)
+    masks = [law.masks for law in laws if law.masks is not None]
+    left_right = tuple(common(side) for side in zip(*masks, strict=True)) if masks else None
+    return laws[0].replace(**out, masks=left_right)
 
 
 def _of_one(fn: Callable[..., Covariance], space: Space, *laws: Covariance) -> dict[str, Any]:

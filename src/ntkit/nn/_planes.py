@@ -129,6 +129,7 @@ class Window:
     before: int
     size: int  # of the output
     circular: bool
+    core: int = 1  # so many inputs from stride o on are read by any output o that is not padding: see `_masks`
 
     @staticmethod
     def of(owner: str, size: int, taps: int, stride: int, dilation: int, padding: Any) -> "Window":
@@ -136,7 +137,7 @@ class Window:
         if padding in ("SAME", "CIRCULAR"):
             out = -(-size // stride)
             before = max((out - 1) * stride + reach - size, 0) // 2
-            return Window(taps, stride, dilation, before, out, padding == "CIRCULAR")
+            return Window(taps, stride, dilation, before, out, padding == "CIRCULAR")  # core 1 whatever the size
         low, high = (0, 0) if padding == "VALID" else padding
         out = (size + low + high - reach) // stride + 1
         if out < 1:
@@ -145,7 +146,7 @@ class Window:
                 f"{'' if padding == 'VALID' else ', padding included'}. Use a smaller filter, "
                 'or `padding="SAME"`.'
             )
-        return Window(taps, stride, dilation, low, out, False)
+        return Window(taps, stride, dilation, low, out, False, reach - low - high)
 
     def sources(self) -> np.ndarray:
         """The inputs read, (taps, outputs); some outside the image."""
@@ -238,7 +239,7 @@ def _read_inside(space: Space, out: Space, axis: int, window: Window, f: int) ->
     if window.circular or (isinstance(d, np.ndarray) and not d.any()):
         return None
     offset = f * window.dilation - window.before
-    if offset == 0 and window.stride == 1 and out.frames[axis] == out.sizes[axis]:
+    if offset == 0 and window.stride == 1 and out.frames[axis] == out.sizes[axis] <= space.sizes[axis]:
         return None
     source = out.partners(axis) * window.stride + offset
     return (source >= 0) & (source < space.sizes[axis])

@@ -15,6 +15,7 @@ from ntkit._check import as_host_array, check_dtype, check_finite
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, not_negative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn._masks import on_existing
 from ntkit.nn.combinators import Sequential, flat
 
 
@@ -57,6 +58,7 @@ class BatchNorm(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
+    @on_existing
     def apply(
         self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "n ... c"]:
@@ -74,6 +76,9 @@ class BatchNorm(Layer):
             "of a network look after. Use `ntkit.NTK(net)`, `ntkit.NNGP(net)` or `ntkit.Both(net)`."
         )
 
+    def exists(self, shape: Shape, mask: Any) -> Any:
+        raise InputError("`BatchNorm` takes no masks: its means would go over missing pixels. Use images of one size.")
+
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:
             raise InputError(
@@ -81,6 +86,12 @@ class BatchNorm(Layer):
                 "data before the network, or put a `Dense` and an activation in front."
             )
         return signal.replace(source="`BatchNorm`")
+
+
+def refuse_masks(net: Layer) -> None:
+    """Refuses masked inputs of a network with `BatchNorm`."""
+    for norm in batch_norms(net)[:1]:
+        norm.exists((), None)
 
 
 def _checked(reference: Any) -> Any:

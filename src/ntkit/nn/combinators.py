@@ -1,5 +1,6 @@
 """Layers made of layers: one after the other, or side by side."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, add, multiply
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
 from ntkit.nn._lift import behind, through
+from ntkit.nn._masks import Mask, Masked, common, joined
 from ntkit.nn.activations import Identity, Nonlinearity
 
 
@@ -81,7 +83,7 @@ class Sequential(Layer):
             shape = layer.shape(shape)
         return tuple(params)
 
-    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+    def apply(self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
         for layer, own, k in zip(self.layers, params, _split(key, len(self.layers)), strict=False):
             x = layer.apply(own, x, key=k)
         return x
@@ -99,6 +101,12 @@ class Sequential(Layer):
     @property
     def local(self) -> bool:
         return all(layer.local for layer in self.layers)
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask | None:
+        for layer in self.layers:
+            mask = None if mask is None else layer.exists(shape, mask)
+            shape = layer.shape(shape)
+        return mask
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
         for layer in self.layers:
@@ -126,6 +134,18 @@ class Branches(Layer):
         self.shape(shape)
         keys = jax.random.split(key, len(self.branches))
         return tuple(b.init(k, shape, dtype=dtype) for b, k in zip(self.branches, keys, strict=True))
+
+    def apply(self, params: Params, x: Float[Array, "..."] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
+        keys = _split(key, len(self.branches))
+        return joined(self._joined, [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)])
+
+    @abc.abstractmethod
+    def _joined(self, outputs: list[Array]) -> Array:
+        """The outputs of the branches, put together."""
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask | None:
+        masks = [branch.exists(shape, mask) for branch in self.branches]
+        return None if masks[0] is None else common(masks)
 
     @property
     def local(self) -> bool:
@@ -156,8 +176,7 @@ class Sum(Branches):
     def shape(self, shape: Shape) -> Shape:
         return shape_of_branches("Sum", self.branches, shape)
 
-    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        outputs = apply_branches(self.branches, params, x, key)
+    def _joined(self, outputs: list[Array]) -> Array:
         return sum(outputs[1:], outputs[0])
 
     def propagate(self, cov: Covariance) -> Covariance:
@@ -199,8 +218,7 @@ class Product(Branches):
     def shape(self, shape: Shape) -> Shape:
         return shape_of_branches("Product", self.branches, shape)
 
-    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        outputs = apply_branches(self.branches, params, x, key)
+    def _joined(self, outputs: list[Array]) -> Array:
         total = outputs[0]
         for output in outputs[1:]:
             total = total * output
@@ -242,8 +260,8 @@ class Concat(Branches):
             )
         return (*shapes[0][:-1], sum(each[-1] for each in shapes))
 
-    def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        return jnp.concatenate(apply_branches(self.branches, params, x, key), axis=-1)
+    def _joined(self, outputs: list[Array]) -> Array:
+        return jnp.concatenate(outputs, axis=-1)
 
     def propagate(self, cov: Covariance) -> Covariance:
         laws = [behind(branch, cov) for branch in self.branches]
@@ -286,13 +304,6 @@ def shape_of_branches(owner: str, branches: tuple[Layer, ...], shape: Shape) -> 
             f"The branches of `{owner}` must have outputs of one shape; for inputs {shape} they are {shapes}."
         )
     return shapes[0]
-
-
-def apply_branches(
-    branches: tuple[Layer, ...], params: Params, x: Float[Array, "..."], key: PRNGKeyArray | None
-) -> list[Array]:
-    keys = _split(key, len(branches))
-    return [b.apply(p, x, key=k) for b, p, k in zip(branches, params, keys, strict=True)]
 
 
 def independent_branches(owner: str, branches: tuple[Layer, ...], signal: Signal) -> list[Signal]:

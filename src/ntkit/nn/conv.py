@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, Scalar
 from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
-from ntkit.nn._lift import through, with_gap, with_selves
+from ntkit.nn._lift import over_pixels, through, with_gap
+from ntkit.nn._masks import Mask, behind_windows, on_existing
 from ntkit.nn._planes import Padding, Window, dilated, shared
 from ntkit.nn._windows import per_axis, positive_sizes, spatial_shape, strided_frames, strided_wanted, windows_of
 from ntkit.nn.weights import Law, Parameterization, Weighted, checked_weights
@@ -92,6 +93,7 @@ class Conv(Weighted):
     def fan_in(self, shape: Shape) -> int:
         return math.prod(self.filter_shape) * shape[-1] // self.groups
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         params, w_factor, b_factor = self.factors(params, x.shape, x.dtype)
         x, pads = around(x, self._windows(x.shape))
@@ -107,7 +109,7 @@ class Conv(Weighted):
         return z + jnp.broadcast_to(b_factor * params["b"], z.shape) if self.has_bias else z
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(lambda cov: _filtered(self, cov, self._windows(_shape_of(cov)), self.groups), cov)
+        return over_pixels(self, lambda cov: _filtered(self, cov, self._windows(_shape_of(cov)), self.groups), cov)
 
     def check(self, signal: Signal) -> Signal:
         if self.groups > 1 and not signal.infinite:
@@ -116,6 +118,9 @@ class Conv(Weighted):
                 "are finite in number, and each group would have a law of its own. Use `groups=1` in the first layer."
             )
         return Weighted.check(self, signal)
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        return behind_windows(self.name, mask, self._windows(shape))
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
         return strided_frames(self._windows(shape), spatial_shape("Conv", shape, len(self.filter_shape)), frames)
@@ -213,7 +218,7 @@ class ConvTranspose(Weighted):
             out = n * s + (max(k - s, 0) if self.padding == "VALID" else 0)
             # As `jax.lax.conv_transpose`: with SAME the k + s - 2 zeros around are split, most of them behind.
             before = k - 1 if self.padding == "VALID" or s > k - 1 else -(-(k + s - 2) // 2)
-            windows.append(Window(k, 1, 1, before, out, self.padding == "CIRCULAR"))
+            windows.append(Window(k, 1, 1, before, out, self.padding == "CIRCULAR", 1 + n * s - out))
         return windows
 
     def shape(self, shape: Shape) -> Shape:
@@ -228,6 +233,7 @@ class ConvTranspose(Weighted):
     def fan_in(self, shape: Shape) -> int:
         return math.prod(self.filter_shape) * shape[-1]
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         params, w_factor, b_factor = self.factors(params, x.shape, x.dtype)
         gaps = [(0, 0, 0), *((0, s - 1, s - 1) for s in self.strides), (0, 0, 0)]
@@ -238,7 +244,7 @@ class ConvTranspose(Weighted):
         return z + jnp.broadcast_to(b_factor * params["b"], z.shape) if self.has_bias else z
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(self._spread, cov)
+        return over_pixels(self, self._spread, cov)
 
     def _spread(self, cov: Covariance) -> Covariance:
         space = cov.space
@@ -247,6 +253,11 @@ class ConvTranspose(Weighted):
         (xy, spread), (ntk, _) = (dilated(a, space, self.strides) for a in (cov.xy, cov.ntk))
         xx, yy = (dilated(q, space.maps(), self.strides)[0] for q in (cov.xx, cov.yy))
         return _filtered(self, cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, space=spread), windows)
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        for axis, stride in enumerate(self.strides):
+            mask = mask.repeat(stride, axis - len(self.strides))
+        return behind_windows(self.name, mask, self._windows(shape))
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
         spread = tuple(f * s for f, s in zip(frames, self.strides, strict=True))
@@ -312,6 +323,7 @@ class LocalConv(Weighted):
     def fan_in(self, shape: Shape) -> int:
         return math.prod(self.filter_shape) * shape[-1]
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         params, w_factor, b_factor = self.factors(params, x.shape, x.dtype)
         patches = x[..., None, :]
@@ -322,7 +334,7 @@ class LocalConv(Weighted):
         return z + (b_factor * params["b"])[None] if self.has_bias else z
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(self._unshared, cov)
+        return over_pixels(self, self._unshared, cov)
 
     def _unshared(self, cov: Covariance) -> Covariance:
         out = _filtered(self, cov, self._windows(_shape_of(cov)))
@@ -332,6 +344,9 @@ class LocalConv(Weighted):
         own = out.space.is_diagonal()
         xy, ntk = (jnp.where(own, a, 0) for a in (out.xy, out.ntk))
         return through(with_gap, out.replace(xy=xy, ntk=ntk))
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        return behind_windows(self.name, mask, self._windows(shape))
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
         return strided_frames(self._windows(shape), shape[1:-1], frames)

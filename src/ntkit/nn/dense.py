@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.nn._law import Covariance, Scalar
 from ntkit.nn._layer import Params, Shape
+from ntkit.nn._masks import on_existing
 from ntkit.nn.weights import Law, Parameterization, Weighted, checked_weights
 
 
@@ -63,6 +64,7 @@ class Dense(Weighted):
     def fan_in(self, shape: Shape) -> int:
         return shape[-1]
 
+    @on_existing
     def apply(
         self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "... o"]:

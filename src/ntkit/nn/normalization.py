@@ -1,7 +1,7 @@
 """Layers that normalise, and layers that drop."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
 from ntkit.nn._lift import through, with_selves
+from ntkit.nn._masks import on_existing
 
 
 class LayerNorm(Layer):
@@ -42,6 +43,7 @@ class LayerNorm(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
+    @on_existing
     def apply(
         self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "... c"]:
@@ -63,6 +65,9 @@ class LayerNorm(Layer):
         return cov.replace(
             xx=x * x * cov.xx, xy=x * y * cov.xy, yy=y * y * cov.yy, ntk=x * y * cov.ntk, gap=x * y * cov.gap
         )
+
+    def exists(self, shape: Shape, mask: Any) -> Any:
+        return mask if self.axis == "channels" else super().exists(shape, mask)
 
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:
@@ -104,6 +109,7 @@ class Dropout(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
+    @on_existing
     def apply(
         self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "... c"]:

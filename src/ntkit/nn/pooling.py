@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
-from ntkit.nn._lift import gapped, with_selves
+from ntkit.nn._lift import gapped, over_pixels
+from ntkit.nn._masks import Mask, Masked, behind_windows, on_existing
 from ntkit.nn._planes import Padding, Space, Window, fixed, over_diagonal, over_everything, read_by_pooling
 from ntkit.nn._windows import per_axis, spatial_shape, strided_frames, windows_of
 from ntkit.nn.conv import _shape_of, around
@@ -51,6 +52,7 @@ class Pooling(Layer):
     def shape(self, shape: Shape) -> Shape:
         return (shape[0], *(w.size for w in self._windows(shape)), shape[-1])
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         x, pads = around(x, self._windows(x.shape))
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
@@ -60,7 +62,7 @@ class Pooling(Layer):
         return summed * (self.total / math.prod(self.window_shape))
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(self._pooled, cov)
+        return over_pixels(self, self._pooled, cov)
 
     def _pooled(self, cov: Covariance) -> Covariance:
         space = cov.space
@@ -71,6 +73,9 @@ class Pooling(Layer):
 
     def check(self, signal: Signal) -> Signal:
         return signal
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        return behind_windows(self.name, mask, self._windows(shape))
 
     def frames(self, shape: Shape, frames: Frames) -> Frames:
         return strided_frames(self._windows(shape), shape[1:-1], frames)
@@ -153,18 +158,23 @@ class _Exit(Layer):
     def propagate(self, cov: Covariance) -> Covariance:
         if cov.space is None:
             raise InputError(f"`{self.name}` needs images, but behind the layers before it there are no pixels left.")
-        return with_selves(self._left, cov)
+        return over_pixels(self, self._left, cov)
 
     def _left(self, cov: Covariance) -> Covariance:
         space = cov.space
         assert space is not None
-        xy, ntk = (self._one_number(a, space) if a.ndim else a for a in (cov.xy, cov.ntk))
+        pairs = _existing_pairs(cov)
+        xy, ntk = (self._one_number(a, space, pairs) if a.ndim else a for a in (cov.xy, cov.ntk))
         width = self.shape(_shape_of(cov))[-1]
         return mixed(cov.replace(xy=xy, ntk=ntk, width=width, space=None))
 
     @abc.abstractmethod
-    def _one_number(self, planes: Array, space: Space) -> Array:
-        """What is left of an array of a law; of some planes their part, where it is a sum over planes."""
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
+        """What is left of an array of a law with so many pairs of pixels that exist; of some planes their part, where
+        it is a sum over planes."""
+
+    def exists(self, shape: Shape, mask: Mask) -> None:
+        return None
 
     @property
     def local(self) -> bool:
@@ -190,20 +200,25 @@ class _Global(_Exit):
 class GlobalAvgPool(_Global):
     """The mean over all pixels: K' = 1/N^2 sum_{p, p'} K(p, p'). Equivalent to a mean over the spatial axes."""
 
-    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
-        return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+    def apply(self, params: Params, x: Float[Array, "n ... c"] | Masked, *, key: PRNGKeyArray | None = None) -> Array:
+        axes = tuple(range(1, x.ndim - 1))
+        if isinstance(x, Masked):
+            count = jnp.maximum(jnp.sum(x.mask, axis=axes, dtype=x.dtype), 1)
+            return jnp.sum(x.filled(), axis=axes) / count[:, None]
+        return jnp.mean(x, axis=axes)
 
-    def _one_number(self, planes: Array, space: Space) -> Array:
-        return over_everything(planes, space) / math.prod(space.sizes) ** 2
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
+        return over_everything(planes, space) / pairs
 
 
 class GlobalSumPool(_Global):
     """The sum over all pixels: K' = sum_{p, p'} K(p, p')."""
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         return jnp.sum(x, axis=tuple(range(1, x.ndim - 1)))
 
-    def _one_number(self, planes: Array, space: Space) -> Array:
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
         return over_everything(planes, space)
 
 
@@ -216,10 +231,11 @@ class Flatten(_Exit):
     def shape(self, shape: Shape) -> Shape:
         return (shape[0], math.prod(shape[1:]))
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         return x.reshape(len(x), -1)
 
-    def _one_number(self, planes: Array, space: Space) -> Array:
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
         return over_diagonal(planes, space)
 
     def check(self, signal: Signal) -> Signal:
@@ -227,6 +243,15 @@ class Flatten(_Exit):
 
     def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
         return tuple(np.zeros(1, int) for _ in frames)
+
+
+def _existing_pairs(cov: Covariance) -> Array | int:
+    """How many pairs of pixels exist; 1 in place of 0."""
+    assert cov.space is not None
+    if cov.masks is None:
+        return math.prod(cov.space.sizes) ** 2
+    of_x, of_y = (jnp.sum(mask, dtype=cov.xy.dtype) for mask in cov.masks)
+    return jnp.maximum(of_x * of_y, 1)
 
 
 def every_displacement(shape: Shape, frames: Frames) -> Displacements:

@@ -12,6 +12,7 @@ from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
 from ntkit.nn._lift import with_selves
+from ntkit.nn._masks import Mask, on_existing
 from ntkit.nn._planes import Space
 from ntkit.nn._sources import Sources, gathered, loosened, read_by_sources, without_axes
 from ntkit.nn._windows import MOST_AXES, positive_sizes, spatial_shape
@@ -55,6 +56,7 @@ class ImageResize(Layer):
         spatial_shape("ImageResize", shape, len(self.sizes))
         return (shape[0], *self.sizes, shape[-1])
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         return jax.image.resize(x, self.shape(x.shape), self.method, antialias=False)
 
@@ -177,6 +179,7 @@ class _Part(Layer):
         counts = [len(pixels) for pixels in _pixels(self.picked, shape)]
         return (shape[0], *(count for axis, count in enumerate(counts) if axis not in self._dropped), shape[-1])
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         _pixels(self.picked, x.shape)
         return x[(slice(None), *(one if isinstance(one, int) else slice(*one) for one in self.picked))]
@@ -213,11 +216,15 @@ class _Pixel(_Exit):
         _pixels(self.picked, shape)
         return (shape[0], shape[-1])
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         _pixels(self.picked, x.shape)
         return x[(slice(None), *self.picked)]
 
-    def _one_number(self, planes: Array, space: Space) -> Array:
+    def exists(self, shape: Shape, mask: Mask) -> None:
+        Layer.exists(self, shape, mask)  # refuses masks: -1 would be the last pixel of the padded image
+
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
         here = tuple(int(np.flatnonzero(d == 0)[0]) for d in space.displacements)
         return planes[(*here, *self.picked)]
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, Scalar, bracket, is_zero, lost, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn._masks import on_existing
 
 Parity = Literal["odd", "even", "none"]
 
@@ -85,6 +86,7 @@ class Nonlinearity(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
+    @on_existing
     def apply(self, params: Params, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
         return self.fn(x)
 

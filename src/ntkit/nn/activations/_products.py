@@ -211,7 +211,7 @@ class _Half:
         """Which products are kept, and what combinations of them all are, (kept, all)."""
         values = products * self._over_value / (self._j[:, None] + 1)
         columns = np.concatenate([products * self._over_slope, values], axis=1).T
-        r, order = qr(columns, mode="r", pivoting=True)
+        r, order = map(np.asarray, qr(columns, mode="r", pivoting=True))
         left = np.sqrt(np.cumsum((r[: min(r.shape)] ** 2)[::-1], axis=0))[::-1]  # what rows from here on hold
         rank = max(1, int((left.max(1) > self.tolerance / len(self._j) ** 0.5).sum()))
         while True:
