@@ -147,21 +147,25 @@ class Program:
             else (lambda leaf: is_dynamic(leaf) and not isinstance(leaf, (float, np.floating)))
         )
         self._dynamic, static = eqx.partition(kernel, choose)
-        place = jax.sharding.SingleDeviceSharding(self.device)
-        inputs = [jax.ShapeDtypeStruct(shape, self.dtype, sharding=place) for shape in self._shapes]
+        inputs = [self._placed(jax.ShapeDtypeStruct(shape, self.dtype)) for shape in self._shapes]
         run = _run_diagonal if part == "diagonal" else _run
         with precision(mode.x64):
             return run.trace(Static(static), self._dynamic, *(inputs if part == "pairs" else inputs[:1]))
+
+    def _placed(self, structs: Any) -> Any:
+        """Shapes of arrays on the program's device."""
+        place = jax.sharding.SingleDeviceSharding(self.device)
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), structs)
 
     def compile(self, progress: bool = False) -> int:
         """Compiles all parts at once, with a bar; returns the bytes that a running tile takes beside its inputs."""
         parts = dict(self._traced_parts)
         if "mirrored" in self.plan.kinds:
             with precision(self.mode.x64):
-                parts["image"] = mirror_image.trace(self.struct)
+                parts["image"] = mirror_image.trace(self._placed(self.struct))
         if "diagonal" in parts:
             with precision(self.mode.x64):
-                parts["whole"] = symmetric.trace(self.struct, parts["diagonal"].out_info)
+                parts["whole"] = symmetric.trace(*map(self._placed, (self.struct, parts["diagonal"].out_info)))
         jobs = [_Job(_ByIdentity(traced.jaxpr), self.device, self.mode.x64, traced) for traced in parts.values()]
         with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
             running = [pool.submit(_compiled, job) for job in jobs]

@@ -118,7 +118,8 @@ class _Job:
         self, kernel: Callable, x1: HostArray, x2: HostArray | None, dtype: np.dtype, budget: float, sides: Any
     ):
         self.kernel, self.dtype, self.budget, self.sides = kernel, dtype, budget, sides
-        self.device = _device_of(x1)
+        self.devices = _devices_for(x1)
+        self.device = self.devices[0]
         self.x1 = np.asarray(x1) if isinstance(x1, jax.Array) else x1
         self.x2 = np.asarray(x2) if isinstance(x2, jax.Array) else x2
         self.symmetric = x2 is None
@@ -180,8 +181,9 @@ class _Job:
     def _planned(self, pairs: int) -> Plan:
         return plan_for(len(self.x1), len(self.columns), self.symmetric, pairs)
 
-    def _program(self, plan: Plan) -> Program:
-        return Program(self.kernel, plan, (self.x1.shape[1:], self.columns.shape[1:]), self.dtype, self.device)
+    def _program(self, plan: Plan, device: Any = None) -> Program:
+        shapes = (self.x1.shape[1:], self.columns.shape[1:])
+        return Program(self.kernel, plan, shapes, self.dtype, self.device if device is None else device)
 
     def _compiled(self, program: Program, progress: bool = False) -> tuple[Program, "_Room"]:
         """The program, its tiles made smaller until the compiler's own count of one tile's memory fits the budget."""
@@ -202,21 +204,28 @@ class _Job:
     def _execute(self, program: Program, room: "_Room", store: Store, progress: Progress) -> None:
         todo = [tile for tile in program.plan.tiles() if tile.index not in store.done]
         meter = Meter(progress, len(program.plan) - len(todo), len(program.plan))
-        rows = Blocks(self.x1, program.plan.tile[0], self.dtype, self.device, room.kept)
-        columns = (
-            rows if self.symmetric else Blocks(self.columns, program.plan.tile[1], self.dtype, self.device, room.kept)
-        )
+        places = [self._place(program, device, room) for device in self.devices[: len(todo)] or self.devices[:1]]
 
-        def work(tile: Tile) -> None:
+        def work(tile: Tile, worker: int) -> None:
             i, j = tile.index
+            program, rows, columns = places[worker % len(places)]
             leaves, mirrors = program(tile.kind, rows[i], columns[j])
             _check_finite(tile, leaves, self.symmetric)
             store.write(tile, leaves, mirrors)
 
         try:
-            run_all(todo, work, room.workers(len(todo)), program.mode.x64, meter)
+            run_all(todo, work, max(room.workers(len(todo)), len(places)), program.mode.x64, meter)
         finally:
             meter.close()
+
+    def _place(self, program: Program, device: Any, room: "_Room") -> tuple[Program, Blocks, Blocks]:
+        """The program and the inputs on a device: each runs whole tiles."""
+        if device != program.device:
+            program = self._program(program.plan, device)
+            program.compile()
+        height, width = program.plan.tile
+        rows = Blocks(self.x1, height, self.dtype, device, room.kept)
+        return program, rows, rows if self.symmetric else Blocks(self.columns, width, self.dtype, device, room.kept)
 
 
 class NotFiniteError(ComputationError):
@@ -286,9 +295,14 @@ class _Room:
         return max(0.0, self._budget - cores() * self.needed) / self._inputs
 
 
-def _device_of(x: Any) -> Any:
-    """The device that holds `x`, or JAX's default one."""
-    return next(iter((x if isinstance(x, jax.Array) else jax.device_put(np.float32(0))).devices()))
+def _devices_for(x: Any) -> list[Any]:
+    """The device that holds `x`; of an array on the host JAX's default one, and all others of its kind."""
+    if isinstance(x, jax.Array):
+        return [next(iter(x.devices()))]
+    default = next(iter(jax.device_put(np.float32(0)).devices()))
+    others = [d for d in jax.local_devices(backend=default.platform) if d != default]
+    chosen = jax.config.jax_default_device is not None  # pyright: ignore[reportAttributeAccessIssue]
+    return [default] if chosen else [default, *others]
 
 
 def cores() -> int:
@@ -296,8 +310,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(todo: list[Tile], work: Callable[[Tile], None], workers: int, x64: bool, meter: Meter) -> None:
-    """Does `work` for each tile on `workers` threads; the calling thread waits, so that it hears Ctrl-C.
+def run_all(todo: list[Tile], work: Callable[[Tile, int], None], workers: int, x64: bool, meter: Meter) -> None:
+    """Does `work(tile, worker)` for each tile on `workers` threads; the calling thread waits, so that it hears Ctrl-C.
 
     The first exception of a worker is raised here, after the others have finished their tile. XLA has threads of its
     own, but several tiles at once keep the cores busy while one of them is copied into the result.
@@ -305,7 +319,7 @@ def run_all(todo: list[Tile], work: Callable[[Tile], None], workers: int, x64: b
     if workers == 1 and len(todo) == 1:
         meter(meter.first)
         with precision(x64):
-            work(todo[0])
+            work(todo[0], 0)
         return meter(meter.first + 1)
     waiting: queue.SimpleQueue[Tile] = queue.SimpleQueue()
     for tile in todo:
@@ -313,7 +327,7 @@ def run_all(todo: list[Tile], work: Callable[[Tile], None], workers: int, x64: b
     results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
 
-    def loop() -> None:
+    def loop(worker: int) -> None:
         with precision(x64):
             while not stop.is_set():
                 try:
@@ -321,13 +335,13 @@ def run_all(todo: list[Tile], work: Callable[[Tile], None], workers: int, x64: b
                 except queue.Empty:
                     return
                 try:
-                    work(tile)
+                    work(tile, worker)
                     results.put(None)
                 except BaseException as error:
                     results.put(error)
                     return
 
-    threads = [threading.Thread(target=loop, name=f"ntkit-gram-{k}", daemon=True) for k in range(workers)]
+    threads = [threading.Thread(target=loop, args=(k,), name=f"ntkit-gram-{k}", daemon=True) for k in range(workers)]
     for thread in threads:
         thread.start()
     try:
