@@ -108,8 +108,8 @@ def _polynomial(coefficients: np.ndarray, products: list[Array], t: Array) -> Ar
 
 
 # Multiplications per polynomial that are written out: XLA makes one loop of them, several times as fast as a product of
-# matrices. Of more, LLVM makes gigabytes.
-WRITTEN_OUT = 400
+# matrices. For more, LLVM takes gigabytes: 15 of them for 400 in float64 and images so small that it unrolls the loop.
+WRITTEN_OUT = 200
 
 
 def _combinations(coefficients: np.ndarray, products: list[Array]) -> list[Array]:
