@@ -68,7 +68,7 @@ class _OverPartners(_Exit):
     def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
         raise NotImplementedError  # there is no such layer in a network
 
-    def _one_number(self, planes: Array, space: Space) -> Array:
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
         return over_partners(planes, space)
 
     def check(self, signal: Signal) -> Signal:

@@ -7,6 +7,7 @@ import pytest
 
 import ntkit
 from ntkit import nn
+from ntkit.errors import InputError
 from ntkit.nn._masks import behind_windows
 from ntkit.nn._planes import Window
 from ntkit.nn.activations.registry import activation_names
@@ -331,7 +332,22 @@ def test_every_layer_is_in_a_test_of_masks():
     exported = {getattr(nn, name) for name in nn.__all__}
     known = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, nn.Layer)}
     of_functions = {nn.Layer, nn.Nonlinearity, nn.Dual, nn.Affine, nn.Activation}
-    assert known - of_functions - layers == set()
+    assert known - of_functions - layers == {nn.BatchNorm, nn.ImageResize}  # which take none
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.BatchNorm(), nn.ImageResize((3, 3)), nn.Index(np.s_[0, :]), nn.Index((0, 0)), nn.LayerNorm(axis="all")],
+    ids=["batch", "resize", "part", "pixel", "all"],
+)
+def test_layers_that_take_no_masks_say_so(layer):
+    ends = () if isinstance(layer, type(nn.Index((0, 0)))) else (nn.GlobalAvgPool(),)
+    net = nn.Sequential(nn.Conv(8, (3, 3)), layer, *ends)
+    masked = ntkit.pad([IMAGES[0, :2] + 1, IMAGES[0] + 1], (4, 4))
+    with pytest.raises(InputError, match="takes no masks"):
+        ntkit.NTK(net)(masked)
+    with pytest.raises(InputError, match="takes no masks"):
+        layer.apply((), masked)
 
 
 def _all_layers(net):

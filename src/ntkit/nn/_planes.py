@@ -106,7 +106,8 @@ class Space(eqx.Module):
     def _twice(self, of_y: Array, axis: int, place: int) -> Array:
         beyond = [(0, 0)] * of_y.ndim
         beyond[place] = (0, self.frames[axis] - self.sizes[axis])
-        return jnp.concatenate([jnp.pad(of_y, beyond), of_y], place)
+        # Not zeros: outside the image, too, formulas are given what belongs together, and give something finite.
+        return jnp.concatenate([jnp.pad(of_y, beyond, mode="edge"), of_y], place)
 
     def _slices(self, twice: Array, looped: list[int], known: int, starts: list[Any]) -> Array:
         """New axes of displacements at the front, for axes that were written twice."""
