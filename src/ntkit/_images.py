@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ntkit.nn import Covariance, Identity, Layer
+from ntkit.nn import Covariance, Identity, Layer, Nonlinearity
 from ntkit.nn._law import not_negative
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._masks import Masked
@@ -62,7 +62,7 @@ def image_laws(
             assert arrays is not None
             return arrays
 
-        return lax.map(pair, left, batch_size=_together(how, len(x1)))
+        return lax.map(pair, left, batch_size=_together(how, len(x1), x1.dtype))
 
     xy, ntk = (jnp.swapaxes(a, 0, 1) for a in lax.map(column, starts2))
     law = Covariance(rows.xx, xy, columns.xx, ntk, jnp.zeros((), xy.dtype), rows.width)
@@ -96,11 +96,20 @@ def _most(how: Plan) -> int:
     return max(stage.space.pairs for stage in how.stages)
 
 
-def _together(how: Plan, n: int) -> int | None:
-    """So many pairs at a time that small ones fill the cache, too."""
-    most = _most(how)
-    batch = min(n, TARGET // most)
+def _together(how: Plan, n: int, dtype: Any) -> int | None:
+    """So many pairs at a time that small ones fill the cache, too; None for one after the other.
+
+    Together they could not switch, each for itself, to what serves small variances: all ways would be gone.
+    """
+    layers = [layer for stage in how.stages for layer in jax.tree.leaves(stage.layer, is_leaf=_is_nonlinearity)]
+    if any(_is_nonlinearity(layer) and layer.narrower(dtype) for layer in layers):
+        return None
+    batch = min(n, TARGET // _most(how))
     return batch if batch > 1 else None
+
+
+def _is_nonlinearity(node: Any) -> bool:
+    return isinstance(node, Nonlinearity)
 
 
 def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start], Covariance]:
