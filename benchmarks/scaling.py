@@ -70,7 +70,9 @@ def drawn(results: dict[str, dict[str, list[Point]]], path: Path) -> None:
         axis.title.set_fontsize(10)
         axis.set_xticks(sorted({value for points in by_end.values() for value, _ in points}))
         axis.xaxis.set_major_formatter("{x:.0f}")
-        axis.xaxis.set_minor_formatter("")
+        axis.yaxis.set_major_formatter("{x:g}")
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_minor_formatter("")
         axis.grid(True, alpha=0.3)
         axis.legend(frameon=False)
     axes[0].set_ylabel("milliseconds")
