@@ -84,7 +84,8 @@ def side(table: Products, q: Array) -> Side:
 def products_dual(table: Products, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`; the new gap is a difference."""
     x, y = side(table, xx), side(table, yy)
-    away = jnp.minimum(gap * (x.inverse * y.inverse), 1)  # 1 - |rho|; where a variance is 0, nothing reads it
+    away = gap * (x.inverse * y.inverse)  # 1 - |rho|; where a variance is 0, nothing reads it
+    away = jnp.where(away > 1, 1, away)  # not `minimum`, which halves the derivative at 1: of orthogonal pairs
     rho = jnp.where(xy < 0, away - 1, 1 - away)
     r, rest = rho * rho, away * (2 - away)
     bent = 1 - rest * (2 * (1 + table.bend) / (1 + table.bend * rest))
