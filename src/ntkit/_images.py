@@ -12,14 +12,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ntkit.nn import Covariance, Identity, Layer, Nonlinearity
+from ntkit.nn import Covariance, Identity, Layer
 from ntkit.nn._law import not_negative
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._masks import Masked
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
 from ntkit.nn._stages import Plan, Stage, chunks, plan
-from ntkit.nn.combinators import flat
+from ntkit.nn.combinators import flat, nonlinearities
 from ntkit.nn.weights import Weighted
 
 # Pairs of pixels worked on at a time, per array: some arrays of this size fit into a core's second cache.
@@ -101,15 +101,10 @@ def _together(how: Plan, n: int, dtype: Any) -> int | None:
 
     Together they could not switch, each for itself, to what serves small variances: all ways would be gone.
     """
-    layers = [layer for stage in how.stages for layer in jax.tree.leaves(stage.layer, is_leaf=_is_nonlinearity)]
-    if any(_is_nonlinearity(layer) and layer.narrower(dtype) for layer in layers):
+    if any(phi.narrower(dtype) for stage in how.stages for phi in nonlinearities(stage.layer)):
         return None
     batch = min(n, TARGET // _most(how))
     return batch if batch > 1 else None
-
-
-def _is_nonlinearity(node: Any) -> bool:
-    return isinstance(node, Nonlinearity)
 
 
 def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start], Covariance]:

@@ -18,9 +18,7 @@ from ntkit.nn._sides import LEFT, PAIR, RIGHT, Sides, sides
 
 def behind(layer: Layer, cov: Covariance) -> Covariance:
     """The law behind a layer: of numbers by its own `propagate`, of images pixel by pixel if it is elementwise."""
-    if not layer.elementwise:
-        return layer.propagate(cov)
-    if cov.space is None:
+    if not layer.elementwise or cov.space is None:
         return layer.propagate(cov)
     narrower = layer.narrower(cov.xy.dtype)
     ways = [(way.propagate, way.intermediates) for way in [*(way for _, way in narrower), layer]]

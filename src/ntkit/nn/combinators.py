@@ -42,13 +42,18 @@ def segments(net: Layer, most: int) -> list["Sequential"]:
     runs: list[list[Layer]] = [[]]
     together = 0
     for layer in flat(net):
-        own = sum(isinstance(leaf, Nonlinearity) for leaf in jax.tree.leaves(layer, is_leaf=_is_nonlinearity))
+        own = len(nonlinearities(layer))
         if runs[-1] and together + own > most:
             runs.append([])
             together = 0
         runs[-1].append(layer)
         together += own
     return [Sequential(*run) for run in runs]
+
+
+def nonlinearities(net: Layer) -> list[Nonlinearity]:
+    """All of them, in branches too."""
+    return [leaf for leaf in jax.tree.leaves(net, is_leaf=_is_nonlinearity) if _is_nonlinearity(leaf)]
 
 
 def _is_nonlinearity(node: Any) -> bool:
