@@ -74,7 +74,9 @@ def drawn(results: dict[str, dict[str, list[Point]]], path: Path) -> None:
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_minor_formatter("")
         axis.grid(True, alpha=0.3)
-        axis.legend(frameon=False)
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high * (high / low) ** 0.25)  # room for the legend above the curves
+        axis.legend(frameon=False, loc="upper left")
     axes[0].set_ylabel("milliseconds")
     figure.savefig(path, dpi=130, facecolor="white")
 

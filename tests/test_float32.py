@@ -166,7 +166,7 @@ def test_near_duplicates_keep_the_smallest_eigenvalue(stack, b_std):
                         assert off <= 1e-5, f"{which}, depth {depth}, {features} features, {kind}, n = {n}: {off}"
 
 
-SMOOTH = {
+SEEN_THROUGH = {
     "Erf": nn.Erf(),
     "Gelu": nn.Gelu(),
     "Gaussian": nn.Gaussian(),
@@ -182,18 +182,20 @@ SMOOTH = {
     "Elu": nn.Elu(),
     "Softplus.normalized()": nn.Softplus().normalized(),
     "Sigmoid.normalized()": nn.Sigmoid().normalized(),
+    "bent line": nn.Activation(lambda x: x + jnp.maximum(x - 1, 0)),
 }
+LINES = ("bent line",)
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", SEEN_THROUGH)
 @pytest.mark.parametrize("b_std", [0.0, 0.3])
-def test_a_kink_behind_a_smooth_activation_sees_what_parallel_rows_of_unequal_length_cost(name, b_std):
+def test_a_kink_behind_an_activation_sees_what_parallel_rows_of_unequal_length_cost(name, b_std):
     # With one feature all rows are parallel: the gap behind the activation comes from their lengths alone.
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((6, 1)) * rng.uniform(0.3, 2, (6, 1))
     rows = np.concatenate([rows, *(sign * rows * (1 + d) for d in 10.0 ** np.arange(-4, 0.1, 0.5) for sign in (1, -1))])
-    net = nn.Sequential(dense(b_std), SMOOTH[name], dense(b_std), nn.Relu(), dense(b_std))
-    for scale in (1e-2, 1.0, 1e2):
+    net = nn.Sequential(dense(b_std), SEEN_THROUGH[name], dense(b_std), nn.Relu(), dense(b_std))
+    for scale in (1e-2, 1.0) if name in LINES else (1e-2, 1.0, 1e2):
         for which, (single, double) in zip(("nngp", "ntk"), both_precisions(net, scale * rows), strict=True):
             for depth, (s, d) in enumerate(zip(single, double, strict=True)):
                 worst = (np.abs(s - d) / laws.natural(d)).max()

@@ -96,6 +96,17 @@ def test_the_angle_behind_opposite_rows_is_that_of_the_even_part(dtype, bound, x
         assert abs(np.sqrt(2 * gap / (norms[0] * norms[1])) - np.sqrt(exact)) < bound
 
 
+def test_float32_sees_the_angle_between_parallel_rows_of_nearly_equal_length(x64):
+    """A kink behind sees the root of what lengths a thousandth apart cost, which a difference of moments rounds off."""
+    activation, value, _, kinks = KINKED["bent silu"]
+    s, apart = (x.ravel() for x in np.meshgrid([0.1, 0.5, 1.0, 3.0], 10.0 ** np.arange(-4, -0.9, 0.5)))
+    gaps = jax.jit(activation.dual)(*law(s * s, (s * (1 + apart)) ** 2, 0.0, np.float32)).gap
+    for a, b, gap in zip(s, s * (1 + apart), np.asarray(gaps, np.float64), strict=True):
+        norms = [np.sqrt(line(lambda x: value(x) ** 2, kinks, q)) for q in (a * a, b * b)]
+        exact = line(lambda x: (value(x) / norms[0] - value(b / a * x) / norms[1]) ** 2, (*kinks, a / b), a * a)  # noqa: B023
+        assert abs(np.sqrt(2 * gap / (norms[0] * norms[1])) - np.sqrt(exact)) < 1e-5
+
+
 def test_finite_at_the_edges():
     activation = KINKED["bent silu"][0]
     laws = jnp.asarray(

@@ -10,6 +10,8 @@ E[phi phi] - E[kappa kappa] is as smooth as phi - kappa, and a series serves it:
 with norms as in `_tables`, odd and even parts of the rest apart in the folded angle, and a scalar product of both
 signs. With k = kappa / N, |a|^2 + |k|^2 = 1, so that E[phi phi] / (N N) is 1 less distances, or what they are from -1.
 
+Where the lengths nearly agree, what they alone cost is not told apart into kinks and rest: see `_lengths`.
+
 Of a function that is 0 around 0 the table begins at a small deviation. Below, the features stay what they are there,
 and the norms go with those of kappa, of which the function then is nearly all.
 """
@@ -26,8 +28,10 @@ from jaxtyping import Array
 
 from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._base import Diagonal, Dual
+from ntkit.nn.activations._lengths import Turning, cost, turning
 from ntkit.nn.activations._local import both_expectations
 from ntkit.nn.activations._moments import Pair, pair_of
+from ntkit.nn.activations._panels import integral
 from ntkit.nn.activations._quadrature import derivative_of
 from ntkit.nn.activations._rest import DOUBLE, SINGLE, Rest, fit_rest
 from ntkit.nn.activations._road import Plan, Road
@@ -122,11 +126,22 @@ def _random_laws(low: float, top: float) -> tuple[np.ndarray, ...]:
 
 class End(NamedTuple):
     """What belongs to one variance: the row, E[kappa^2] and E[kappa'^2] over the norms, and the inverse norms; all
-    but the row at most at the end of the table."""
+    but the row at most at the end of the table. Of a continuous function also how it turns with the length."""
 
     row: Row
     own: tuple[Array, Array]
     units: tuple[Array, Array]
+    turning: Turning | None
+
+
+class Lost(NamedTuple):
+    """What is taken from 1 at the angle 0, and on the way from there; from 1 if v is read backwards; the slopes' dual;
+    all over the norms."""
+
+    apart: Array
+    step: Array
+    backwards: Array
+    slope: Array
 
 
 def mixed_dual(rest: Rest, series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
@@ -136,20 +151,29 @@ def mixed_dual(rest: Rest, series: Series, xx: Array, xy: Array, yy: Array, gap:
     pair = pair_of(xx, size(xy) if parity else xy, yy, gap)
     pair = pair._replace(s1=jnp.minimum(pair.s1, top), s2=jnp.minimum(pair.s2, top))
     ends = _end(rest, series, xx), _end(rest, series, yy)
-    near, far, slope_kinks = _kinks_lost(rest, pair, ends)
     left, right = (end.row for end in ends)
-    lost, other, slope = _rest_lost(series, left, right, pair)
-    lost, other = near + lost, far + other
+    kinks, smooth = _kinks_lost(rest, pair, ends), _rest_lost(series, left, right, pair)
+    lost, other = (
+        kinks.apart + kinks.step + (smooth.apart + smooth.step),
+        kinks.backwards + smooth.backwards,
+    )
+    if (turns := (ends[0].turning, ends[1].turning))[0] is not None:
+        apart, holds = cost(pair.s1, pair.s2, *turns)
+        lost = jnp.where(holds & _nearly_parallel(pair), apart + kinks.step + smooth.step, lost)
     value = left.norm * right.norm * (1 - lost)
-    derivative = left.slope_norm * right.slope_norm * (slope + slope_kinks)
+    derivative = left.slope_norm * right.slope_norm * (smooth.slope + kinks.slope)
     if parity:
         flip = xy < 0
         value, derivative = (jnp.where(flip, p * x, x) for p, x in ((parity, value), (-parity, derivative)))
     return Dual(value, derivative, left.norm * right.norm * jnp.maximum(jnp.where(lost <= 1, lost, other), 0))
 
 
-def _rest_lost(series: Series, left: Row, right: Row, pair: Pair) -> tuple[Array, Array, Array]:
-    """What the rest takes from 1, and from 1 if v is read backwards, and the dual of its slope; over the norms."""
+def _nearly_parallel(pair: Pair) -> Array:
+    return pair.near < float(jnp.finfo(pair.near.dtype).eps) ** 0.5
+
+
+def _rest_lost(series: Series, left: Row, right: Row, pair: Pair) -> Lost:
+    """What the rest takes."""
     folded = pair.rho < 0
     turn = series.turn(jnp.where(folded, np.pi - pair.theta, pair.theta))
     way = jnp.minimum(pair.near, pair.far)
@@ -157,14 +181,13 @@ def _rest_lost(series: Series, left: Row, right: Row, pair: Pair) -> tuple[Array
     if series.even is None:
         slope, mean_slope = sums(series.blocks, left, right, turn)
         step = way * mean_slope
-        return odd_near + step, odd_far - step, slope
+        return Lost(odd_near, step, odd_far - step, slope)
     sign = jnp.where(folded, -1, 1).astype(turn.dtype)
     slope, mean_slope = sums(series.blocks, left, right, turn, series.even.blocks, sign[None])
-    step = way * mean_slope
+    step = sign * (way * mean_slope)
     even_near, even_far = _apart(series.even.features, series.even.signs, left, right)
-    lost = jnp.where(folded, odd_far, odd_near) + even_near + sign * step
-    other = jnp.where(folded, odd_near, odd_far) + even_far - sign * step
-    return lost, other, slope
+    apart = jnp.where(folded, odd_far, odd_near) + even_near
+    return Lost(apart, step, jnp.where(folded, odd_near, odd_far) + even_far - step, slope)
 
 
 def _apart(features: np.ndarray, signs: np.ndarray, left: Row, right: Row) -> tuple[Array, Array]:
@@ -196,7 +219,16 @@ def _end(rest: Rest, series: Series, q: Array) -> End:
     outer = [jnp.where(unit > 0, n, 0) for unit, n in zip(units, _norms(table), strict=True)]
     table = table._replace(norm=outer[0], slope_norm=outer[1])
     relative = [x * unit * unit for x, unit in zip(own, units, strict=True)]
-    return End(table, (relative[0], relative[1]), (units[0], units[1]))
+    return End(table, (relative[0], relative[1]), (units[0], units[1]), _turning(rest, q, series.scale.top))
+
+
+def _turning(rest: Rest, q: Array, top: float) -> Turning | None:
+    parts = rest.parts
+    if parts.local.jumps():
+        return None
+    kinks = zip(parts.local.bumps, parts.local.heights, strict=True)
+    bends = tuple((bump.side * bump.place, heights[1]) for bump, heights in kinks)
+    return turning(parts.value, parts.slope, bends, jnp.minimum(q, top * top))
 
 
 def _norms(row: Row) -> tuple[Array, Array]:
@@ -210,55 +242,28 @@ def _own(rest: Rest, q: Array, top: float) -> tuple[Array, Array]:
     return both_expectations(rest.parts.local, pair._replace(s1=s, s2=s), tails=rest.parts.vanish[1])
 
 
-def _kinks_lost(rest: Rest, pair: Pair, ends: tuple[End, End]) -> tuple[Array, Array, Array]:
-    """|k1|^2 / 2 + |k2|^2 / 2 -+ k1 . k2 for k = kappa / N, the first without cancellation for nearly parallel pairs,
-    and the dual of kappa' / N1."""
+def _kinks_lost(rest: Rest, pair: Pair, ends: tuple[End, End]) -> Lost:
+    """What kappa takes: |k1|^2 / 2 + |k2|^2 / 2 -+ k1 . k2 for k = kappa / N, of nearly parallel pairs in two parts,
+    the second without cancellation."""
     local, slope, tails = rest.parts.local, rest.parts.local.derivative(), rest.parts.vanish[1]
     unit, slope_unit = (a * b for a, b in zip(ends[0].units, ends[1].units, strict=True))
     halves = (ends[0].own[0] + ends[1].own[0]) / 2
     if local.jumps():
         value, derivative = both_expectations(local, pair, tails=tails)
-        return halves - value * unit, halves + value * unit, derivative * slope_unit
+        lost = halves - value * unit
+        return Lost(lost, jnp.zeros_like(lost), halves + value * unit, derivative * slope_unit)
     # Both laws in one loop, which is compiled once.
     laws = jax.tree.map(lambda *x: jnp.stack(jnp.broadcast_arrays(*x, pair.rho)[:2]), pair, pair.parallel())
     value, derivative = lax.map(lambda law: jnp.stack(both_expectations(local, law, tails=tails)), laws).swapaxes(0, 1)
     # By Price's theorem, as `pieces_dual`.
     mean = (derivative[1] + 2 * derivative[0]) / 3 if slope.jumps() else (derivative[1] + derivative[0]) / 2
-    eps = float(jnp.finfo(value.dtype).eps)
-    apart = halves - value[1] * unit
-    close = pair.near * pair.s1 * pair.s2 * mean * unit + jnp.where(apart > 16 * eps * halves, apart, 0)
-    near = jnp.where(pair.near < eps**0.5, close, halves - value[0] * unit)
-    return near, halves + value[0] * unit, derivative[0] * slope_unit
+    close = _nearly_parallel(pair)
+    step = jnp.where(close, pair.near * pair.s1 * pair.s2 * mean * unit, 0)
+    apart = jnp.where(close, jnp.maximum(halves - value[1] * unit, 0), halves - value[0] * unit)
+    return Lost(apart, step, halves + value[0] * unit, derivative[0] * slope_unit)
 
 
 def mixed_variance(rest: Rest, series: Series, q: Array) -> Array:
     """E[phi^2] as it goes with `mixed_dual`."""
     norm = (_end(rest, series, q).row if rest.parts.start else row(series, q)).norm
     return norm * norm
-
-
-def integral(fn: Callable, places: tuple[float, ...], q: Array, power: int) -> Array:
-    """E[fn^power] by panels between the kinks: for a square a sum of positive terms, as exact as the dtype."""
-    z, weights = _panels(places, q)
-    return jnp.sum(weights * fn(safe_sqrt(q)[..., None] * z) ** power, axis=-1)
-
-
-_EDGES = np.concatenate([[0.03, 0.1, 0.2, 0.35], np.arange(0.5, 8.6, 0.5)])
-
-
-def _panels(places: tuple[float, ...], q: Array) -> tuple[Array, Array]:
-    """Nodes z and weights of E[f(s z)] along a last axis, for a function with these kinks."""
-    s = safe_sqrt(q)[..., None]
-    fixed = np.concatenate([-_EDGES[::-1], [0.0], _EDGES]).astype(q.dtype)
-    end, reach = float(fixed[-1]), jnp.asarray(places, q.dtype)
-    reach = reach.reshape((1,) * q.ndim + (-1,))
-    crossed = s * end > jnp.abs(reach)
-    kinks = jnp.where(crossed, reach / jnp.where(crossed, s, 1), end)
-    ends = jnp.concatenate([jnp.broadcast_to(fixed, (*q.shape, len(fixed))), kinks], axis=-1)
-    ends = jnp.sort(ends, axis=-1)
-    x, w = np.polynomial.legendre.leggauss(12)
-    low, width = ends[..., :-1, None], jnp.diff(ends, axis=-1)[..., None]
-    part, share = ((y / 2).astype(q.dtype).reshape((1,) * (q.ndim + 1) + (-1,)) for y in (x + 1, w))
-    z = (low + width * part).reshape(*q.shape, -1)
-    weights = (width * share).reshape(*q.shape, -1) * jnp.exp(-z * z / 2) * (2 * np.pi) ** -0.5
-    return z, weights

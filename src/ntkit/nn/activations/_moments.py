@@ -100,7 +100,7 @@ def expectations(
             law, weight, s1, s2 = _windowed(law, pair, t1, t2, width)
         found = _contract(law, s1, s2, outer)
         if tails:
-            distant = jnp.maximum(law.h, law.k) > DISTANT
+            distant = jnp.maximum(law.h, law.k) > DISTANT[8 if law.h.dtype.itemsize > 4 else 4]
             found = jnp.where(distant[None], _contract_distant(law, s1, s2, outer), found)
         return total + weight[None] * found, None
 

@@ -7,6 +7,7 @@ so their duals are closed formulas in the bivariate normal law, for every varian
 
 import math
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple, final
 
 import jax
@@ -16,9 +17,10 @@ from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array
 
-from ntkit.nn._law import safe_sqrt, size
+from ntkit.nn._law import safe_divide, safe_sqrt, size
 from ntkit.nn.activations._base import Diagonal, Dual
 from ntkit.nn.activations._kinks import Kink
+from ntkit.nn.activations._lengths import cost, turning
 from ntkit.nn.activations._moments import Pair, density, expectations, over, pair_of
 from ntkit.nn.activations._road import Road
 from ntkit.nn.activations._tails import DISTANT, LEFT_OUT
@@ -52,11 +54,44 @@ class Pieces(NamedTuple):
 
     def singular(self, x: np.ndarray) -> np.ndarray:
         """The sum of the terms, without the polynomial."""
-        total = np.zeros_like(x)
-        for c, side, place, order in self.terms:
-            past = side * x - place
-            total = total + c * np.where(past > 0, past, 0) ** order * (past > 0) / math.factorial(order)
-        return total
+        return _powers(self.terms, x, np)
+
+    def __call__(self, x: Array) -> Array:
+        """phi(x)."""
+        g0, g1, g2 = self.polynomial
+        return g0 + x * (g1 + g2 * x) + _powers(self.terms, x, jnp)
+
+    def mirrored(self) -> "Pieces":
+        """phi(-x); terms at 0 keep to the right, (-x)_+^o = (-1)^o (x^o - x_+^o)."""
+        g0, g1, g2 = self.polynomial
+        polynomial, terms = np.array([g0, -g1, g2]), []
+        for t in self.terms:
+            c = t.coefficient * (1 if t.place else (-1) ** (t.order + 1))
+            terms.append(t._replace(coefficient=c, side=-t.side if t.place else t.side))
+            if not t.place and t.order < 3:
+                polynomial[t.order] -= c / math.factorial(t.order)
+        return Pieces(tuple(float(g) for g in polynomial), tuple(terms))
+
+    @property
+    def parity(self) -> int:
+        """1 for an even phi, -1 for an odd one, else 0."""
+        other = self.mirrored()
+        known = {t[1:]: t.coefficient for t in other.terms}
+        here = np.array([*self.polynomial, *(t.coefficient for t in self.terms)])
+        there = np.array([*other.polynomial, *(known.get(t[1:], np.inf) for t in self.terms)])
+        return next((sign for sign in (1, -1) if np.allclose(here, sign * there, rtol=1e-9, atol=0)), 0)
+
+    def bends(self) -> tuple[tuple[float, float], ...]:
+        """Place and height of each jump of phi'."""
+        return tuple((t.side * t.place, t.coefficient) for t in self.terms if t.order == 1)
+
+
+def _powers(terms: tuple[Term, ...], x, xp: ModuleType):
+    total = xp.zeros_like(x)
+    for c, side, place, order in terms:
+        past = side * x - place
+        total = total + xp.where(past > 0, c / math.factorial(order) * past**order, 0)
+    return total
 
 
 @final
@@ -115,27 +150,78 @@ def find_pieces(value, kinks: tuple[Kink, ...]) -> Pieces | None:
 @partial(jax.jit, static_argnums=0)
 def pieces_dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
-    pair = pair_of(xx, xy, yy, gap)
-    squares = [pieces_diagonal(pieces, q) for q in (xx, yy)]
-    top = safe_sqrt(squares[0].value) * safe_sqrt(squares[1].value)
+    if not pieces.parity:
+        return _dual(pieces, xx, xy, yy, gap)
+    flip, folded = xy < 0, _dual(pieces, xx, size(xy), yy, gap)
+    value, derivative = (
+        jnp.where(flip, sign * x, x) for sign, x in zip((pieces.parity, -pieces.parity), folded[:2], strict=True)
+    )
+    return Dual(value, derivative, folded.gap)
+
+
+def _dual(pieces: Pieces, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+    pair, ends = pair_of(xx, xy, yy, gap), [_end(pieces, q) for q in (xx, yy)]
+    top = ends[0].norm * ends[1].norm
     if any(t.order == 0 for t in pieces.terms):
         value, derivative = both_expectations(pieces, pair)
         return Dual(value, derivative, jnp.maximum(top - size(value), 0))
-    if pieces.vanishes:
-        # Both laws in one loop, which is compiled once.
-        laws = jax.tree.map(lambda *x: jnp.stack(jnp.broadcast_arrays(*x, pair.rho)[:2]), pair, pair.parallel())
-        (value, derivative), (limit, ends) = lax.map(lambda law: jnp.stack(both_expectations(pieces, law)), laws)
-    else:
-        value, derivative = both_expectations(pieces, pair)
-        limit, ends = both_expectations(pieces, pair.parallel())
-    plain = jnp.maximum(top - size(value), 0)
-    # Nearly parallel: by Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle
-    # behind a corner; plus what unequal variances cost at angle 0, where rounding lets it be seen.
-    mean = (ends + 2 * derivative) / 3 if any(t.order == 1 for t in pieces.terms) else (ends + derivative) / 2
-    apart, eps = top - limit, float(jnp.finfo(value.dtype).eps)
-    close = gap * mean + jnp.where(apart > 16 * eps * _mass(pieces, xx, yy, pieces.vanishes), apart, 0)
-    near = (xy > 0) & (pair.near < eps**0.5)
-    return Dual(value, derivative, jnp.where(near, close, plain))
+    # The angle 0, and where phi has no parity to fold by also pi; what is there beside the pair, and read backwards.
+    parallel = pair.parallel()
+    places = [(parallel, pair.near, ends[1], 1), (parallel.mirrored(), pair.far, ends[1].backwards(), -1)]
+    places = places[:1] if pieces.parity else places
+    # All laws in one loop, which is compiled once.
+    laws = [jax.tree.map(lambda x: jnp.broadcast_to(x, pair.rho.shape), law) for law in (pair, *(p[0] for p in places))]
+    kinks = lax.map(partial(_of_kinks, pieces), jax.tree.map(lambda *x: jnp.stack(x), *laws))
+    slopes = pieces.derivative()
+    value, derivative = _smooth_part(pieces, pair) + kinks[0, 0], _smooth_part(slopes, pair) + kinks[0, 1]
+    lengths, holds = cost(pair.s1, pair.s2, *(turning(pieces, slopes, pieces.bends(), q) for q in (xx, yy)))
+    lost = jnp.maximum(top - size(value), 0)
+    for (law, way, other, sign), (limit, straight) in zip(places, kinks[1:], strict=True):
+        # By Price's theorem the input's gap times a mean of the derivative's dual, linear in the angle behind a corner;
+        # plus what unequal variances cost there.
+        straight = straight + _smooth_part(slopes, law)
+        mean = (straight + 2 * derivative) / 3 if pieces.bends() else (straight + derivative) / 2
+        apart = _apart(ends[0], other, sign * limit)
+        apart = jnp.where(holds, lengths, apart) if sign > 0 else apart
+        close = way < float(jnp.finfo(value.dtype).eps) ** 0.5
+        lost = jnp.where(close, jnp.maximum(gap * mean + top * apart, 0), lost)
+    return Dual(value, derivative, lost)
+
+
+class End(NamedTuple):
+    """Of one variance: E[phi^2]^(1/2), the first three Hermite coefficients of phi and of its terms with kinks,
+    and E[kappa^2] of these."""
+
+    norm: Array
+    whole: list[Array]
+    kinks: list[Array]
+    square: Array
+
+    def backwards(self) -> "End":
+        """Of -phi(-x)."""
+        return self._replace(
+            whole=[-self.whole[0], self.whole[1], -self.whole[2]], kinks=[-self.kinks[0], self.kinks[1], -self.kinks[2]]
+        )
+
+
+def _end(pieces: Pieces, q: Array) -> End:
+    pair, (g0, g1, g2) = pair_of(q, q, q, jnp.zeros_like(q)), pieces.polynomial
+    square, root = _of_kinks(pieces, pair)[0] if pieces.terms else jnp.zeros_like(q), math.sqrt(2)
+    kinks = [_ladder(pieces, pair.s1, p) for p in range(3)]
+    kinks[2] = kinks[2] / root
+    smooth = g0 + g2 * q, g1 * pair.s1, root * g2 * q
+    norm = safe_sqrt(_smooth_part(pieces, pair) + square)
+    return End(norm, [a + b for a, b in zip(smooth, kinks, strict=True)], kinks, square)
+
+
+def _apart(left: End, right: End, between: Array) -> Array:
+    """1 - cos between phi(s1 z) and phi(s2 z), with between = E[kappa(s1 z) kappa(s2 z)]: from differences of Hermite
+    coefficients, in which the polynomial leaves no rounding, and of what the kinks have beyond those."""
+    units = [safe_divide(jnp.ones_like(e.norm), e.norm) for e in (left, right)]
+    low = sum((a * units[0] - b * units[1]) ** 2 for a, b in zip(left.whole, right.whole, strict=True)) / 2
+    own = [(e.square - sum(k * k for k in e.kinks)) * u * u / 2 for e, u in zip((left, right), units, strict=True)]
+    both = (between - sum(a * b for a, b in zip(left.kinks, right.kinks, strict=True))) * units[0] * units[1]
+    return low + jnp.maximum(own[0] + own[1] - both, 0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -157,8 +243,12 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
         ratio = jnp.where(total >= tiny, mass / jnp.maximum(total, tiny), jnp.inf)
         # What rounds by less than some of the smallest numbers, though it be all there is, is right.
         ratios.append(jnp.where(mass * eps < tiny, 0, ratio))
-    left_out = LEFT_OUT[8 if q.dtype.itemsize > 4 else 4] if pieces.vanishes else 0.0
+    left_out = LEFT_OUT[_bytes(q)] if pieces.vanishes else 0.0
     return 32 * eps * (1 + jnp.maximum(*ratios)) + left_out
+
+
+def _bytes(x: Array) -> int:
+    return 8 if x.dtype.itemsize > 4 else 4
 
 
 def _mass(pieces: Pieces, xx: Array, yy: Array, tails: bool) -> Array:
@@ -174,7 +264,7 @@ def _mass(pieces: Pieces, xx: Array, yy: Array, tails: bool) -> Array:
             h = over(place, s)
             # exp(-h^2 / 2) rounds by h^2 units.
             near = abs(c) * reach * safe_sqrt(ndtr(-h) * (1 + h * h))
-            root = root + (jnp.where(h > DISTANT, 0, near) if tails else near)
+            root = root + (jnp.where(h > DISTANT[_bytes(h)], 0, near) if tails else near)
         if tails:
             root = root + _distant_root(pieces, s)
         total = total * root
@@ -193,23 +283,28 @@ def _distant_root(pieces: Pieces, s: Array) -> Array:
             * (math.comb(2 * a.order, a.order) / safe ** (2 * a.order) if a is b else safe ** abs(a.order - b.order))
             for a in terms for b in terms
         )  # fmt: skip
-        total = total + safe_sqrt(jnp.where(h > DISTANT, square * ndtr(-h) * (1 + h * h), 0))
+        total = total + safe_sqrt(jnp.where(h > DISTANT[_bytes(h)], square * ndtr(-h) * (1 + h * h), 0))
     return total
 
 
 def both_expectations(pieces: Pieces, pair: Pair) -> tuple[Array, Array]:
     """E[phi(u) phi(v)] and E[phi'(u) phi'(v)]."""
-    slopes = pieces.derivative()
-    smooth = [_smooth_part(p, pair) for p in (pieces, slopes)]
+    smooth = [_smooth_part(p, pair) for p in (pieces, pieces.derivative())]
     if not pieces.terms:
         return smooth[0], smooth[1]
+    singular = _of_kinks(pieces, pair)
+    return smooth[0] + singular[0], smooth[1] + singular[1]
+
+
+def _of_kinks(pieces: Pieces, pair: Pair) -> Array:
+    """The same two of the terms alone."""
+    slopes = pieces.derivative()
     spots = sorted({(t.side, t.place) for t in pieces.terms})
     tables = np.zeros((2, len(spots), max(t.order for t in pieces.terms) + 1))
     for table, p in zip(tables, (pieces, slopes), strict=True):
         for t in p.terms:
             table[spots.index((t.side, t.place)), t.order] += t.coefficient
-    singular = expectations(spots, tables, pair, tails=pieces.vanishes)
-    return smooth[0] + singular[0], smooth[1] + singular[1]
+    return expectations(spots, tables, pair, tails=pieces.vanishes)
 
 
 def _smooth_part(pieces: Pieces, pair: Pair) -> Array:

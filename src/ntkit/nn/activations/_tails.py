@@ -21,8 +21,8 @@ from numpy.polynomial.legendre import leggauss
 
 from ntkit.nn._law import safe_sqrt, size
 
-# From here on, for the larger of h and k. Below, the recursion loses 3^4 an order at most.
-DISTANT = 3.0
+# From here on, for the larger of h and k. Below, the recursion loses h^4 an order at most.
+DISTANT = {4: 1.5, 8: 3.0}
 # What the rules leave out, relative to the root of both diagonal moments.
 LEFT_OUT = {4: 2e-7, 8: 2e-11}
 # exp(-(2 * REACH)^2 / 8) is below rounding.
