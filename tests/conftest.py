@@ -6,6 +6,10 @@ ntkit must not be imported here at module level: jaxtyping's hook, which checks 
 import os
 from pathlib import Path
 
+# Before the workers of xdist load NumPy: they share the cores, and there OpenBLAS's threads, which wait spinning, take
+# three times as long as one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jaxtyping
 import pytest

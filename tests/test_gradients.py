@@ -73,7 +73,7 @@ def test_a_bias_of_zero_that_is_traced_leaves_zero_rows_zero():
     rows = jnp.asarray(laws.hard_rows(20)[3:5])
     traced = jax.tree.map(jnp.asarray, net)
     assert not np.any(ntkit.NNGP(traced[:1])(rows)[0])
-    slopes = jax.jit(jax.grad(lambda net: jnp.sum(ntkit.NNGP(net)(rows, rows))))(traced)
+    slopes = laws.quickly(jax.grad(lambda net: jnp.sum(ntkit.NNGP(net)(rows, rows))))(traced)
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes))
 
 
@@ -89,7 +89,7 @@ def test_finite_in_float32_for_huge_and_tiny_inputs(phi):
     # Duplicates, antipodes, multiples: a quotient's gradient squares what is small there.
     rows = jnp.asarray(laws.hard_rows()[[0, 1, 3, 4, 5, 6, 7]], jnp.float32)
     net = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), deep(phi))
-    slopes = jax.jit(jax.grad(lambda net, x, y: sum(jnp.sum(k) for k in ntkit.kernels(net, x, y)), (0, 1, 2)))
+    slopes = laws.quickly(jax.grad(lambda net, x, y: sum(jnp.sum(k) for k in ntkit.kernels(net, x, y)), (0, 1, 2)))
     for scale in (1e-15, 1e-8, 1e8, 1e12, 1e15):
         found = slopes(net, scale * rows, scale * rows[::-1])
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), f"at scale {scale}"

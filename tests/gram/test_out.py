@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -325,18 +326,20 @@ def test_ctrl_c_stops_promptly_and_says_how_to_resume(tmp_path):
         say = lambda done, total: print(done, flush=True)
         gram(Slow(Rbf(), 0.05), examples(40, 5), tile=2, out=sys.argv[1], progress=say)
     """
+    begun = time.monotonic()
     process = python(code, path)
     for line in process.stdout:
         if int(line) >= 7:
             break
     process.send_signal(signal.SIGINT)
-    start = time.monotonic()
+    sent = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start < 5  # all 210 tiles take as long
+    # A busy machine is as much slower at loading JAX, which takes some seconds, as at leaving.
+    assert time.monotonic() - sent < max(5, sent - begun)
     assert process.returncode != 0
     last = errors.strip().splitlines()[-1]
     assert last.startswith("KeyboardInterrupt: stopped: ")
-    assert "of 210 tiles" in last
+    assert int(re.search(r"(\d+) of 210 tiles", last).group(1)) < 100  # not after all, which take 10 s
     assert "Repeat the call to resume" in last
     seen, progress = counted()
     out = gram(Slow(Rbf(), 0.05), examples(40, 5), out=path, progress=progress)

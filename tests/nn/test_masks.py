@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 
@@ -83,7 +84,7 @@ NETWORKS = {name: (large, small, nn.Sequential(*layers)) for name, (large, small
 
 def quickly(fn, *args):
     """fn(*args), by a program that is compiled in half the time."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})(*args)
+    return laws.quickly(fn)(*args)
 
 
 def on_its_own(net, large, small):

@@ -86,7 +86,7 @@ NETWORKS = {
 def test_laws_of_kernels(name, x64):
     kernel, x = ntkit.Both(nn.Sequential(*NETWORKS[name])), jnp.asarray(hard_images())
 
-    @jax.jit
+    @laws.quickly
     def everything(x):
         pairs = jax.vmap(jax.vmap(lambda u, v: laws._single(kernel, u, v), (None, 0)), (0, None))
         return kernel(x), kernel(x, x), kernel.diagonal(x), pairs(x, x)

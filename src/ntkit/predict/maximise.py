@@ -182,7 +182,8 @@ def _climb(objective, logs, x, y, max_steps, tolerance, meter):
             f"The log marginal likelihood or its gradient is not finite at the start ({-value}): the kernel matrix "
             "plus noise is not positive definite. Raise `noise`."
         )
-    state = optimiser.init(logs)
+    # Its numbers are weakly typed, and those that a step returns are not: it would be compiled twice.
+    state = jax.tree.map(lambda v: jnp.asarray(v, v.dtype), optimiser.init(logs))
     for taken in range(max_steps):
         meter(taken)
         if gradient <= tolerance * max(1.0, abs(value)):
