@@ -153,12 +153,10 @@ def mixed_dual(rest: Rest, series: Series, xx: Array, xy: Array, yy: Array, gap:
     ends = _end(rest, series, xx), _end(rest, series, yy)
     left, right = (end.row for end in ends)
     kinks, smooth = _kinks_lost(rest, pair, ends), _rest_lost(series, left, right, pair)
-    lost, other = (
-        kinks.apart + kinks.step + (smooth.apart + smooth.step),
-        kinks.backwards + smooth.backwards,
-    )
-    if (turns := (ends[0].turning, ends[1].turning))[0] is not None:
-        apart, holds = cost(pair.s1, pair.s2, *turns)
+    lost = kinks.apart + kinks.step + (smooth.apart + smooth.step)
+    other = kinks.backwards + smooth.backwards
+    if ends[0].turning is not None and ends[1].turning is not None:
+        apart, holds = cost(pair.s1, pair.s2, ends[0].turning, ends[1].turning)
         lost = jnp.where(holds & _nearly_parallel(pair), apart + kinks.step + smooth.step, lost)
     value = left.norm * right.norm * (1 - lost)
     derivative = left.slope_norm * right.slope_norm * (smooth.slope + kinks.slope)

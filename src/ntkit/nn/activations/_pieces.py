@@ -64,13 +64,13 @@ class Pieces(NamedTuple):
     def mirrored(self) -> "Pieces":
         """phi(-x); terms at 0 keep to the right, (-x)_+^o = (-1)^o (x^o - x_+^o)."""
         g0, g1, g2 = self.polynomial
-        polynomial, terms = np.array([g0, -g1, g2]), []
+        polynomial, terms = [g0, -g1, g2], []
         for t in self.terms:
             c = t.coefficient * (1 if t.place else (-1) ** (t.order + 1))
             terms.append(t._replace(coefficient=c, side=-t.side if t.place else t.side))
             if not t.place and t.order < 3:
                 polynomial[t.order] -= c / math.factorial(t.order)
-        return Pieces(tuple(float(g) for g in polynomial), tuple(terms))
+        return Pieces((polynomial[0], polynomial[1], polynomial[2]), tuple(terms))
 
     @property
     def parity(self) -> int:
