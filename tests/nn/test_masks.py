@@ -73,7 +73,9 @@ NETWORKS = {
             conv((2, 1, 1), padding="VALID"),
             nn.Product(conv((1, 1, 1)), conv((1, 2, 1), padding=((0, 0), (1, 0), (0, 0)))),
             nn.Concat(nn.Identity(), conv((1, 1, 1))),
-            nn.LocalConv(4, (1, 2, 1), 1.2, 0.3, strides=(1, 2, 1)),
+            nn.LayerNorm(axis="all"),
+            nn.Index(np.s_[:, 0:2, 0]),
+            nn.LocalConv(4, (1, 2), 1.2, 0.3, strides=(1, 2)),
             relu,
             nn.Flatten(),
         ],
@@ -338,17 +340,40 @@ def test_every_layer_is_in_a_test_of_masks():
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.BatchNorm(), nn.ImageResize((3, 3)), nn.Index(np.s_[0, :]), nn.Index((0, 0)), nn.LayerNorm(axis="all")],
-    ids=["batch", "resize", "part", "pixel", "all"],
+    [nn.BatchNorm(), nn.ImageResize((3, 3))],
+    ids=["batch", "resize"],
 )
 def test_layers_that_take_no_masks_say_so(layer):
-    ends = () if isinstance(layer, type(nn.Index((0, 0)))) else (nn.GlobalAvgPool(),)
-    net = nn.Sequential(nn.Conv(8, (3, 3)), layer, *ends)
+    net = nn.Sequential(nn.Conv(8, (3, 3)), layer, nn.GlobalAvgPool())
     masked = ntkit.pad([IMAGES[0, :2] + 1, IMAGES[0] + 1], (4, 4))
     with pytest.raises(InputError, match="takes no masks"):
         ntkit.NTK(net)(masked)
     with pytest.raises(InputError, match="takes no masks"):
         layer.apply((), masked)
+
+
+def test_one_pixel_of_masked_images(x64):
+    images = several((3, 4), (2, 2))
+    net = nn.Sequential(conv((2, 2)), relu, nn.Index((1, 1)))
+    got, want = (ntkit.NTK(net)(x) for x in (garbled(ntkit.pad(images)), jnp.asarray(images[1][None])))
+    np.testing.assert_allclose(got[1, 1], want[0, 0], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "idx, message",
+    [
+        ((2, 0), r"picks pixel \(2, 0\), which image 1 does not have"),
+        ((-1, 0), "`-1`, which counts from the end of the padded image"),
+        (np.s_[:-1, :], "counts from the end of the padded image"),
+        (np.s_[::-1, :], "counts from the end of the padded image"),
+        (np.s_[2, :], "Image 1 of .* has no pixels behind `Index`"),
+    ],
+)
+def test_parts_that_masked_images_do_not_have_are_refused(idx, message):
+    layer = nn.Index(idx)
+    ends = () if all(isinstance(i, int) for i in idx) else (nn.GlobalAvgPool(),)
+    with pytest.raises(InputError, match=message):
+        ntkit.NTK(nn.Sequential(nn.Conv(8, (3, 3)), layer, *ends))(ntkit.pad(several((3, 4), (2, 2))))
 
 
 def _all_layers(net):

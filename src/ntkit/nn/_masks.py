@@ -111,7 +111,7 @@ def pad(images: Sequence[Any], size: Sequence[int] | None = None) -> Masked:
 
 def is_full(x: Any) -> bool:
     """Whether every pixel is known to exist: an array, or a mask that says so."""
-    return not isinstance(x, Masked) or (_is_known(x.mask) and bool(np.asarray(x.mask).all()))
+    return not isinstance(x, Masked) or (is_known(x.mask) and bool(np.asarray(x.mask).all()))
 
 
 def values_of(x: Any) -> Any:
@@ -119,7 +119,8 @@ def values_of(x: Any) -> Any:
     return x.x if isinstance(x, Masked) else x
 
 
-def _is_known(mask: Mask) -> bool:
+def is_known(mask: Mask) -> bool:
+    """Whether its values can be looked at."""
     return not isinstance(mask, jax.core.Tracer)
 
 
@@ -155,7 +156,7 @@ def check_pixels(name: str, layers: Sequence[Any], x: Masked) -> None:
     """Refuses images without pixels, at the start or behind a layer, where the mask is known."""
     if x.ndim < 3:
         raise InputError(f"`{name}` is `Masked` and must have shape (n, *space, channels), but has shape {x.shape}.")
-    if not _is_known(x.mask):
+    if not is_known(x.mask):
         return
     shape, mask = x.shape, np.asarray(x.mask)
     _check_left(f"of `{name}` has no pixels: its mask is False everywhere. Leave it out", mask)
@@ -171,7 +172,7 @@ _TOO_SMALL = 'has no pixels behind `{}`: it is too small. Use a smaller window, 
 
 
 def _check_left(message: str, mask: Mask | None) -> None:
-    if mask is None or not _is_known(mask):
+    if mask is None or not is_known(mask):
         return
     some = np.asarray(mask).reshape(len(mask), -1).any(1)
     if not some.all():

@@ -1,6 +1,7 @@
 """Layers that normalise, and layers that drop."""
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
 from ntkit.nn._lift import through, with_selves
-from ntkit.nn._masks import on_existing
+from ntkit.nn._masks import Mask, Masked, on_existing
 
 
 class LayerNorm(Layer):
@@ -43,13 +44,17 @@ class LayerNorm(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
-    @on_existing
-    def apply(
-        self, params: Params, x: Float[Array, "... c"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "... c"]:
+    def apply(self, params: Params, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
+        if isinstance(x, Masked):
+            there = x.mask[..., None] if self.axis == "all" else None
+            return Masked(self._normalised(x.filled(), there), x.mask)
+        return self._normalised(x, None)
+
+    def _normalised(self, x: Float[Array, "... c"], there: Mask | None) -> Float[Array, "... c"]:
         axes = -1 if self.axis == "channels" else tuple(range(1, x.ndim))
-        centred = x - jnp.mean(x, axis=axes, keepdims=True)
-        return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=axes, keepdims=True) + self.eps)
+        mean = partial(jnp.mean, axis=axes, keepdims=True, where=there)
+        centred = x - mean(x)
+        return centred * jax.lax.rsqrt(mean(centred * centred) + self.eps)
 
     def propagate(self, cov: Covariance) -> Covariance:
         if self.axis == "channels" or cov.space is None:
@@ -61,13 +66,17 @@ class LayerNorm(Layer):
         return cov.scale(x * x, x * y, y * y)
 
     def _by_image(self, cov: Covariance) -> Covariance:
-        x, y = (_inverse_root(jnp.mean(q) + self.eps) for q in (cov.xx, cov.yy))
+        masks = cov.masks or (None, None)
+        x, y = (
+            _inverse_root(_mean_of_existing(q, mask) + self.eps)
+            for q, mask in zip((cov.xx, cov.yy), masks, strict=True)
+        )
         return cov.replace(
             xx=x * x * cov.xx, xy=x * y * cov.xy, yy=y * y * cov.yy, ntk=x * y * cov.ntk, gap=x * y * cov.gap
         )
 
-    def exists(self, shape: Shape, mask: Any) -> Any:
-        return mask if self.axis == "channels" else super().exists(shape, mask)
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        return mask
 
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:
@@ -81,6 +90,13 @@ class LayerNorm(Layer):
                 "Put it behind a `Dense`."
             )
         return signal.replace(source="`LayerNorm`")
+
+
+def _mean_of_existing(q: Array, mask: Mask | None) -> Array:
+    if mask is None:
+        return jnp.mean(q)
+    # `mask` has the axes of the pixels, `q` some of length 1 in front.
+    return jnp.sum(jnp.where(mask.reshape(q.shape), q, 0)) / jnp.maximum(jnp.sum(mask, dtype=q.dtype), 1)
 
 
 def _inverse_root(q: Array) -> Array:

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
-from ntkit.nn._lift import with_selves
-from ntkit.nn._masks import Mask, on_existing
+from ntkit.nn._lift import over_pixels, with_selves
+from ntkit.nn._masks import Mask, is_known, on_existing
 from ntkit.nn._planes import Space
 from ntkit.nn._sources import Sources, gathered, loosened, read_by_sources, without_axes
 from ntkit.nn._windows import MOST_AXES, positive_sizes, spatial_shape
@@ -51,6 +51,12 @@ class ImageResize(Layer):
     @property
     def local(self) -> bool:
         return False
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        raise InputError(
+            "`ImageResize` takes no masks: it would stretch the padded image and not the pixels that exist. Resize "
+            "each image before `ntkit.pad`, to one size, and no mask is needed."
+        )
 
     def shape(self, shape: Shape) -> Shape:
         spatial_shape("ImageResize", shape, len(self.sizes))
@@ -109,6 +115,8 @@ def Index(idx: Any) -> Layer:
 
     K'(o, o') = K(src(o), src(o')), Theta' alike.
 
+    Of masked images it picks what exists; there numbers and steps must be positive.
+
     **Arguments:** `idx`: a number or a slice for each spatial axis; the batch and the channels cannot be indexed.
     """
     picked = tuple(_checked(one, idx) for one in (idx if isinstance(idx, tuple) else (idx,)))
@@ -152,6 +160,17 @@ def _pixels(picked: tuple[Picked, ...], shape: Shape) -> list[np.ndarray]:
     return each
 
 
+def _masks_part(picked: tuple[Picked, ...], mask: Mask) -> Mask:
+    """The part of a mask, with or without a batch axis; what counts from the end of the padded image is refused."""
+    for one in picked:
+        if any(v is not None and v < 0 for v in (one if isinstance(one, tuple) else (one,))):
+            raise InputError(
+                f"`Index` picks {_written(one)}, which counts from the end of the padded image and not of the pixels "
+                "that exist. With masks count from the start, with a positive step."
+            )
+    return mask[(..., *(one if isinstance(one, int) else slice(*one) for one in picked))]
+
+
 def _written(one: Picked) -> str:
     return f"`{one}`" if isinstance(one, int) else f"`{slice(*one)}`"
 
@@ -185,7 +204,10 @@ class _Part(Layer):
         return x[(slice(None), *(one if isinstance(one, int) else slice(*one) for one in self.picked))]
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(lambda cov: _read(cov, self._sources(_shape_of(cov)), self._dropped), cov)
+        return over_pixels(self, lambda cov: _read(cov, self._sources(_shape_of(cov)), self._dropped), cov)
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        return _masks_part(self.picked, mask)
 
     def _sources(self, shape: Shape) -> list[Sources]:
         return [Sources(p[None], np.ones((1, len(p)))) for p in _pixels(self.picked, shape)]
@@ -222,7 +244,12 @@ class _Pixel(_Exit):
         return x[(slice(None), *self.picked)]
 
     def exists(self, shape: Shape, mask: Mask) -> None:
-        Layer.exists(self, shape, mask)  # refuses masks: -1 would be the last pixel of the padded image
+        there = _masks_part(self.picked, mask)
+        if is_known(there) and not np.all(there):
+            raise InputError(
+                f"`Index` picks pixel {self.picked}, which image {int(np.argmin(there))} does not have: its mask is "
+                "False there. Leave the image out, or pick another pixel."
+            )
 
     def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
         here = tuple(int(np.flatnonzero(d == 0)[0]) for d in space.displacements)
