@@ -2,6 +2,7 @@
 
 An architecture is a tree of layers (`ntkit.nn`) with two readings: a finite network that runs and trains, and its
 infinitely wide limit, whose kernels `NTK` and `NNGP` are ordinary JAX functions of two batches of examples.
+`EmpiricalNTK` is the kernel of a network that exists, any JAX function at its parameters.
 
 Everything downstream takes a kernel: `gram` computes matrices that need not fit in memory, `posterior`, `ridge` and
 `ensemble` predict with it. Doors to scikit-learn (`ntkit.sklearn`) and the command line are opened by importing them.
@@ -15,6 +16,7 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
     ntkit_command.hear()
 
 from ntkit import nn
+from ntkit.empirical import ByJacobian, ByVectorProducts, EmpiricalNTK, Structured, linearize, taylor_expand
 from ntkit.errors import ComputationError, InputError, NtkitError
 from ntkit.gram import gram
 from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
@@ -29,22 +31,28 @@ __all__ = [
     "NNGP",
     "NTK",
     "Both",
+    "ByJacobian",
+    "ByVectorProducts",
     "Cholesky",
     "ComputationError",
+    "EmpiricalNTK",
     "InputError",
     "JitterWarning",
     "Kernel",
     "Kernels",
     "Masked",
     "NtkitError",
+    "Structured",
     "ensemble",
     "gram",
     "kernels",
+    "linearize",
     "log_marginal_likelihood",
     "maximise_likelihood",
     "nn",
     "pad",
     "posterior",
     "ridge",
+    "taylor_expand",
     "tune",
 ]

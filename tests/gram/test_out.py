@@ -326,7 +326,6 @@ def test_ctrl_c_stops_promptly_and_says_how_to_resume(tmp_path):
         say = lambda done, total: print(done, flush=True)
         gram(Slow(Rbf(), 0.05), examples(40, 5), tile=2, out=sys.argv[1], progress=say)
     """
-    begun = time.monotonic()
     process = python(code, path)
     for line in process.stdout:
         if int(line) >= 7:
@@ -334,8 +333,8 @@ def test_ctrl_c_stops_promptly_and_says_how_to_resume(tmp_path):
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    # A busy machine is as much slower at loading JAX, which takes some seconds, as at leaving.
-    assert time.monotonic() - sent < max(5, sent - begun)
+    # A third of a second, but for a disk that others keep busy; the tiles that were left take 10 s.
+    assert time.monotonic() - sent < 9
     assert process.returncode != 0
     last = errors.strip().splitlines()[-1]
     assert last.startswith("KeyboardInterrupt: stopped: ")

@@ -1,0 +1,185 @@
+"""The empirical NTK: the kernel of a network that exists, from its parameters as they are."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ntkit.empirical import _checks as checks
+from ntkit.empirical._rules import Outputs, finished
+from ntkit.empirical.methods import ByVectorProducts, Method, Network, network
+from ntkit.empirical.operator import NTKOperator
+from ntkit.empirical.plan import Plan, automatic, plan_of
+from ntkit.errors import InputError
+from ntkit.kernels import Kernel
+
+
+class EmpiricalNTK(Kernel):
+    """K_ab(x, y) = sum_p df_a(x)/dtheta_p df_b(y)/dtheta_p, of any JAX function at given parameters.
+
+    `fn(params, x)` maps a batch, an array or a pytree of arrays with examples first, to outputs (n, o); each row must
+    depend on its own example alone. `params` is any pytree of arrays: ours, of Flax, Equinox or Haiku, or your own.
+    Whatever is differentiated is exact; parameters are treated one by one (`plan`).
+
+    `kernel(x1, x2=None)` returns, by `outputs`:
+
+    - "mean": (n1, n2), the mean over a of K_aa. A kernel as any: `ntkit.gram`, `posterior` and estimators take it.
+    - "diagonal": (n1, n2, o), the K_aa.
+    - "full": (n1, n2, o, o), with [i, j, a, b] = K_ab(x1_i, x2_j).
+
+    **Arguments:**
+
+    - `method`: "auto" counts operations; or `Structured()`, `ByJacobian()`, `ByVectorProducts()`.
+    - `only`: names of the parameters that count, as `kernel.names` lists them, or beginnings of names ending at a dot;
+        None for all.
+
+    **Raises:** `ntkit.InputError` for parameters that are complex, not finite or none at all, outputs that are not
+    (n, o), and, where values are known (outside of jit), for examples that depend on each other and for outputs that
+    are not finite, naming the parameter behind which they arise.
+
+    **Source:** Jacot et al. 2018; the rule for dense layers in Novak et al. 2022, "Fast finite width neural tangent
+    kernel".
+    """
+
+    fn: Callable[[Any, Any], Array]
+    params: Any
+    outputs: Outputs = eqx.field(static=True)
+    method: Method | Literal["auto"] = eqx.field(static=True)
+    only: tuple[str, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        fn: Callable[[Any, Any], Array],
+        params: Any,
+        *,
+        outputs: Outputs = "mean",
+        method: Method | Literal["auto"] = "auto",
+        only: Iterable[str] | str | None = None,
+    ):
+        if not callable(fn):
+            raise InputError(f"`fn` must be a function fn(params, x) -> (n, o), but is {type(fn).__name__}.")
+        if outputs not in ("full", "diagonal", "mean"):
+            raise InputError(f'`outputs` must be "full", "diagonal" or "mean", but is {outputs!r}.')
+        if method != "auto" and not isinstance(method, Method):
+            raise InputError(
+                '`method` must be "auto", or one of `Structured()`, `ByJacobian()` and `ByVectorProducts()`; '
+                f"got {method!r}."
+            )
+        checks.check_parameters(params)
+        self.fn, self.params, self.outputs, self.method = fn, params, outputs, method
+        self.only = (only,) if isinstance(only, str) else None if only is None else tuple(only)
+        checks.chosen(params, self.only)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all parameters that are arrays of floats, in order."""
+        return [name for name, _ in checks.floats(self.params).values()]
+
+    def restricted(self, only: Iterable[str] | str) -> "EmpiricalNTK":
+        """The same kernel with the sum over these parameters alone, as the argument `only`."""
+        return EmpiricalNTK(self.fn, self.params, outputs=self.outputs, method=self.method, only=only)
+
+    def __call__(self, x1: Any, x2: Any = None) -> Array:
+        first, second = self._checked(x1, x2)
+        value = _kernel(self, first, second)
+        checks.check_values(value)
+        return value
+
+    def diagonal(self, x: Any) -> Array:
+        """K(x_i, x_i) of each example: (n,), (n, o) or (n, o, o)."""
+        first, _ = self._checked(x, None)
+        value = _diagonal(self, first)
+        checks.check_values(value)
+        return value
+
+    def by_layer(self, x1: Any, x2: Any = None) -> dict[str, Array]:
+        """What each parameter adds, by name; the sum over all is the kernel."""
+        first, second = self._checked(x1, x2)
+        names = dict(checks.floats(self.params))
+        return {names[leaf][0]: value for leaf, value in _by_leaf(self, first, second).items()}
+
+    def plan(self, x1: Any, x2: Any = None) -> Plan:
+        """How each parameter would be treated for these inputs, with operations and bytes; nothing is computed."""
+        first, second = self._checked(x1, x2, shapes=True)
+        leaves, names = jax.tree.leaves(self.params), checks.floats(self.params)
+        net = self._network(first)
+        n1, n2 = checks.length(first), checks.length(first if second is None else second)
+        itemsize = max(np.dtype(leaves[leaf].dtype).itemsize for leaf in net.wanted)
+        return plan_of(net, self._method(net, n1, n2, second is None), {k: v[0] for k, v in names.items()}, n1, n2,
+                       self.outputs, second is None, itemsize)  # fmt: skip
+
+    def operator(self, x: Any) -> NTKOperator:
+        """The matrix of all examples and outputs as a lineax operator on (n, o): one vjp and one jvp a product."""
+        first, _ = self._checked(x, None)
+        chosen = checks.chosen(self.params, self.only)
+        leaves, treedef = jax.tree.flatten(self.params)
+        return NTKOperator(self.fn, leaves, first, treedef, chosen)
+
+    def _network(self, x: Any) -> Network:
+        example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+        return _network_of(self, example)
+
+    def _method(self, net: Network, n1: int, n2: int, same: bool) -> Method:
+        return automatic(net, n1, n2, self.outputs, same) if self.method == "auto" else self.method
+
+    def _checked(self, x1: Any, x2: Any, shapes: bool = False) -> tuple[Any, Any]:
+        first, second = checks.check_batch("x1", x1), None if x2 is None else checks.check_batch("x2", x2)
+        if second is not None:
+            checks.check_alike(first, second)
+        if not shapes:
+            checks.check_function(self.fn, self.params, first)
+            for name, x in (("x1", first), ("x2", second)):
+                if x is not None:
+                    checks.check_outputs(self.fn, self.params, name, x)
+        return first, second
+
+    def _values(self, x1: Any, x2: Any) -> tuple[dict[int, Array], Network]:
+        net = self._network(x1)
+        n1, n2 = checks.length(x1), checks.length(x1 if x2 is None else x2)
+        method = self._method(net, n1, n2, x2 is None)
+        return method.by_leaf(net, jax.tree.leaves(self.params), x1, x2, self.outputs), net
+
+
+def _network_of(kernel: EmpiricalNTK, example: Any) -> Network:
+    return network(kernel.fn, kernel.params, example, checks.chosen(kernel.params, kernel.only))
+
+
+@eqx.filter_jit
+def _kernel(kernel: EmpiricalNTK, x1: Any, x2: Any) -> Array:
+    by_leaf, net = kernel._values(x1, x2)
+    total = sum(by_leaf.values())
+    return finished(jnp.asarray(total), kernel.outputs, net.outputs)
+
+
+@eqx.filter_jit
+def _by_leaf(kernel: EmpiricalNTK, x1: Any, x2: Any) -> dict[int, Array]:
+    net = kernel._network(x1)
+    n1, n2 = checks.length(x1), checks.length(x1 if x2 is None else x2)
+    method, leaves = kernel._method(net, n1, n2, x2 is None), jax.tree.leaves(kernel.params)
+    if isinstance(method, ByVectorProducts):
+        each = {leaf: net._replace(wanted=(leaf,)) for leaf in net.wanted}
+        values = {leaf: method.by_leaf(one, leaves, x1, x2, kernel.outputs)[-1] for leaf, one in each.items()}
+    else:
+        values = method.by_leaf(net, leaves, x1, x2, kernel.outputs)
+    return {leaf: finished(value, kernel.outputs, net.outputs) for leaf, value in values.items()}
+
+
+@eqx.filter_jit
+def _diagonal(kernel: EmpiricalNTK, x: Any) -> Array:
+    net = kernel._network(x)
+    method, leaves = kernel._method(net, 1, 1, True), jax.tree.leaves(kernel.params)
+
+    def own(example: Any) -> Array:
+        one = jax.tree.map(lambda a: a[None], example)
+        total = sum(method.by_leaf(net, leaves, one, None, kernel.outputs).values())
+        return finished(jnp.asarray(total), kernel.outputs, net.outputs)[0, 0]
+
+    return jax.lax.map(own, x, batch_size=_BATCH)
+
+
+# Examples whose own kernels are computed together.
+_BATCH = 32

@@ -1,0 +1,183 @@
+"""Three ways to the same numbers: structured, by the Jacobian, by vector products."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ntkit.empirical._rules import (
+    Factor,
+    Gradients,
+    Outputs,
+    Pairs,
+    Rule,
+    Shapes,
+    cheaper,
+    contribution,
+    gradients,
+)
+from ntkit.empirical._uses import Uses, apply_with_uses, columns, find_uses
+
+
+class Network(NamedTuple):
+    """A function of one example: its program, and how many parameters, inputs and outputs that has."""
+
+    jaxpr: Any
+    leaves: int
+    wanted: tuple[int, ...]  # parameters that count
+    outputs: int
+
+
+def network(fn: Callable, params: Any, example: Any, wanted: tuple[int, ...]) -> Network:
+    """Of fn(params, x) -> (n, o), for an example without the batch axis (arrays or their shapes)."""
+
+    def one(leaves: list[Array], inputs: Any) -> Array:
+        return fn(jax.tree.unflatten(treedef, leaves), jax.tree.map(lambda a: a[None], inputs))[0]
+
+    leaves, treedef = jax.tree.flatten(params)
+    jaxpr, out = jax.make_jaxpr(one, return_shape=True)(leaves, example)
+    return Network(jaxpr, len(leaves), wanted, out.shape[0])
+
+
+class ByLeaf(NamedTuple):
+    """How each parameter that counts is treated."""
+
+    rule: Rule
+    shapes: Shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Structured:
+    """Never the Jacobian: of each parameter activations and cotangents, or its own gradients, whichever is cheaper.
+
+    A dense parameter adds (A1 A2^T) * (G1 G2^T); one with several rows (sequences, convolutions) pairs of rows or
+    gradients, by counted operations. What is used twice or otherwise than in a product or convolution is left to
+    autodiff, for that parameter alone. `chunk`: examples differentiated at once, in a loop; default all. (XLA for CPU
+    runs convolutions many times slower inside of loops: there smaller tiles of `ntkit.gram` are the better way.)
+    """
+
+    chunk: int | None = None
+
+    def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
+        uses, how = find_uses(net.jaxpr, net.leaves, net.wanted), {}
+        for leaf in net.wanted:
+            size = net.jaxpr.jaxpr.invars[leaf].aval.size
+            if (use := uses.by_leaf.get(leaf)) is None:
+                how[leaf] = ByLeaf(Rule.AUTODIFF, Shapes(1, 1, size))
+                continue
+            t, f = jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
+            shapes = Shapes(t, size // f, f)
+            how[leaf] = ByLeaf(cheaper(shapes, n1, n2, net.outputs, kind, same), shapes)
+        return uses, how
+
+    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+        """What each parameter adds, as `contribution`; x2 None for x1 again."""
+        n1 = len(jax.tree.leaves(x1)[0])
+        n2 = n1 if x2 is None else len(jax.tree.leaves(x2)[0])
+        uses, how = self.treat(net, n1, n2, kind, x2 is None)
+        left = self._factors(net, leaves, uses, how, x1)
+        right = left if x2 is None else self._factors(net, leaves, uses, how, x2)
+        return {leaf: contribution(left[leaf], right[leaf], kind) for leaf in net.wanted}
+
+    def _factors(
+        self, net: Network, leaves: list[Array], uses: Uses, how: dict[int, ByLeaf], x: Any
+    ) -> dict[int, Factor]:
+        one = partial(_factors_of_one, net, leaves, uses, how)
+        return _over_examples(one, x, self.chunk)
+
+
+def _factors_of_one(
+    net: Network, leaves: list[Array], uses: Uses, how: dict[int, ByLeaf], example: Any
+) -> dict[int, Factor]:
+    others = [leaf for leaf in net.wanted if leaf not in uses.by_leaf]
+
+    def run(added: list[Array], free: list[Array]) -> tuple[Array, Any]:
+        arrays = list(leaves)
+        for leaf, value in zip(others, free, strict=True):
+            arrays[leaf] = value
+        flat = jax.tree.leaves(example)
+        out, records = apply_with_uses(net.jaxpr, [*arrays, *flat], net.leaves, uses, added)
+        return out[0], records
+
+    nothing = [jnp.zeros(use.shape, use.dtype) for use in (uses.by_leaf[leaf] for leaf in uses.leaves)]
+    out, pull, records = jax.vjp(run, nothing, [leaves[leaf] for leaf in others], has_aux=True)
+    at_uses, of_others = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
+    factors: dict[int, Factor] = {}
+    for leaf, record, cotangent in zip(uses.leaves, records, at_uses, strict=True):
+        g = jax.vmap(partial(columns, uses.by_leaf[leaf]))(cotangent)
+        # With the activations, so that a weight and its bias share the Gram matrix of their cotangents.
+        scaled = record.activations * jnp.asarray(record.scale, cotangent.dtype)
+        rows = how[leaf].rule is Rule.ROWS
+        factors[leaf] = Pairs(scaled, g) if rows else Gradients(gradients(scaled, g))
+    for leaf, value in zip(others, of_others, strict=True):
+        factors[leaf] = Gradients(value.reshape(len(out), -1))
+    return factors
+
+
+def _over_examples(fn: Callable[[Any], Any], x: Any, chunk: int | None) -> Any:
+    n = len(jax.tree.leaves(x)[0])
+    if chunk is None or chunk >= n:
+        return jax.vmap(fn)(x)
+    return jax.lax.map(fn, x, batch_size=chunk)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByJacobian:
+    """The gradients of all outputs by all parameters, multiplied. `chunk`: examples differentiated at once."""
+
+    chunk: int | None = None
+
+    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+        left = self._jacobian(net, leaves, x1)
+        right = left if x2 is None else self._jacobian(net, leaves, x2)
+        return {leaf: contribution(left[leaf], right[leaf], kind) for leaf in net.wanted}
+
+    def _jacobian(self, net: Network, leaves: list[Array], x: Any) -> dict[int, Factor]:
+        nothing = Uses({})
+        how = {leaf: ByLeaf(Rule.AUTODIFF, Shapes(1, 1, int(np.size(leaves[leaf])))) for leaf in net.wanted}
+        return _over_examples(partial(_factors_of_one, net, leaves, nothing, how), x, self.chunk)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByVectorProducts:
+    """A vector product for each example and output of x2: one vjp there, one jvp over all x1. It holds no Jacobian, of
+    no parameter, and is for networks whose single gradient is large."""
+
+    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+        """All parameters together, under the number -1: products do not tell them apart."""
+        second = x1 if x2 is None else x2
+        chosen = [leaves[leaf] for leaf in net.wanted]
+
+        def of_batch(free: list[Array], x: Any) -> Array:
+            arrays = list(leaves)
+            for leaf, value in zip(net.wanted, free, strict=True):
+                arrays[leaf] = value
+            return jax.vmap(lambda one: _outputs(net, arrays, one))(x)
+
+        _, push = jax.linearize(lambda free: of_batch(free, x1), chosen)
+
+        def column(example: Any) -> Array:
+            def of_one(free: list[Array]) -> Array:
+                return of_batch(free, jax.tree.map(lambda a: a[None], example))[0]
+
+            out, pull = jax.vjp(of_one, chosen)
+            return jax.lax.map(lambda e: push(*pull(e)), jnp.eye(len(out), dtype=out.dtype))  # (o, n1, o)
+
+        k = jax.lax.map(column, second)  # (n2, b, n1, a)
+        if kind == "full":
+            return {-1: k.transpose(2, 3, 0, 1)}
+        diagonal = jnp.einsum("jaia->ija", k)
+        return {-1: diagonal if kind == "diagonal" else jnp.sum(diagonal, axis=-1)}
+
+
+def _outputs(net: Network, arrays: list[Array], example: Any) -> Array:
+    return core.jaxpr_as_fun(net.jaxpr)(*arrays, *jax.tree.leaves(example))[0]
+
+
+Method = Structured | ByJacobian | ByVectorProducts

@@ -1,0 +1,74 @@
+"""The matrix of all examples and outputs, by its products alone: one vjp and one jvp, however large the Jacobian."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float
+
+
+class NTKOperator(lx.AbstractLinearOperator):
+    """v -> J J^T v on arrays (n, o), symmetric and positive semi-definite; lineax and `top_eigenpairs` take it.
+
+    Memory: a forward and a backward pass over all examples, and the parameters a few times; the Jacobian never.
+    """
+
+    fn: Callable[[Any, Any], Array]
+    leaves: list[Any]
+    x: Any
+    treedef: Any = eqx.field(static=True)
+    chosen: tuple[int, ...] = eqx.field(static=True)
+
+    def _of(self, free: list[Array]) -> Float[Array, "n o"]:
+        leaves = list(self.leaves)
+        for leaf, value in zip(self.chosen, free, strict=True):
+            leaves[leaf] = value
+        return self.fn(jax.tree.unflatten(self.treedef, leaves), self.x)
+
+    def mv(self, vector: Float[Array, "n o"]) -> Float[Array, "n o"]:
+        free = [self.leaves[leaf] for leaf in self.chosen]
+        _, pull = jax.vjp(self._of, free)
+        return jax.jvp(self._of, (free,), pull(vector))[1]
+
+    def as_matrix(self) -> Float[Array, "m m"]:
+        """J J^T, (n o, n o): by its Jacobian, for small cases."""
+        free = [self.leaves[leaf] for leaf in self.chosen]
+        jacobian = jax.jacrev(self._of)(free)
+        rows = jnp.concatenate([j.reshape(self.out_size(), -1) for j in jacobian], axis=1)
+        return rows @ rows.T
+
+    def transpose(self) -> "NTKOperator":
+        return self
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        out = jax.eval_shape(self._of, [self.leaves[leaf] for leaf in self.chosen])
+        return jax.ShapeDtypeStruct(out.shape, out.dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return self.in_structure()
+
+
+@lx.is_symmetric.register(NTKOperator)
+@lx.is_positive_semidefinite.register(NTKOperator)
+def _yes(operator: NTKOperator) -> bool:
+    return True
+
+
+@lx.is_diagonal.register(NTKOperator)
+@lx.is_tridiagonal.register(NTKOperator)
+@lx.is_lower_triangular.register(NTKOperator)
+@lx.is_upper_triangular.register(NTKOperator)
+@lx.has_unit_diagonal.register(NTKOperator)
+@lx.is_negative_semidefinite.register(NTKOperator)
+def _no(operator: NTKOperator) -> bool:
+    return False
+
+
+@lx.linearise.register(NTKOperator)
+@lx.materialise.register(NTKOperator)
+@lx.conj.register(NTKOperator)
+def _itself(operator: NTKOperator) -> NTKOperator:
+    return operator

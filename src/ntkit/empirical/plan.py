@@ -1,0 +1,86 @@
+"""What a kernel will cost, counted before anything is computed."""
+
+import dataclasses
+
+from ntkit._check import format_bytes
+from ntkit.empirical._rules import Count, Outputs, Rule, Shapes, count
+from ntkit.empirical.methods import ByJacobian, ByVectorProducts, Method, Network, Structured
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One parameter: its name, shape, how it is treated, multiply-adds, and bytes held at once."""
+
+    name: str
+    shape: tuple[int, ...]
+    rule: str
+    operations: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A line for each parameter; print it."""
+
+    method: Method
+    lines: tuple[Line, ...]
+
+    @property
+    def operations(self) -> int:
+        """Multiply-adds of all, without the passes through the network."""
+        return sum(line.operations for line in self.lines)
+
+    @property
+    def bytes(self) -> int:
+        """Held at once, without the result."""
+        return sum(line.bytes for line in self.lines)
+
+    def __str__(self) -> str:
+        rows = [("parameter", "shape", "method", "multiply-adds", "memory")]
+        rows += [
+            (line.name, str(line.shape), line.rule, f"{line.operations:.3g}", format_bytes(line.bytes))
+            for line in self.lines
+        ]
+        rows.append(("all", "", type(self.method).__name__, f"{self.operations:.3g}", format_bytes(self.bytes)))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def plan_of(
+    net: Network, method: Method, names: dict[int, str], n1: int, n2: int, kind: Outputs, same: bool, itemsize: int
+) -> Plan:
+    """Of a network for n1 x n2 pairs."""
+    lines = []
+    for leaf, (rule, shapes) in _treatment(net, method, n1, n2, kind, same).items():
+        if isinstance(method, ByVectorProducts):
+            cost, how = _of_products(net, shapes, n1, n2), "vector products"
+        else:
+            cost, how = count(rule, shapes, n1, n2, net.outputs, kind, same), rule.value
+        shape = net.jaxpr.jaxpr.invars[leaf].aval.shape
+        lines.append(Line(names[leaf], shape, how, cost.operations, itemsize * cost.numbers))
+    return Plan(method, tuple(lines))
+
+
+def automatic(net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> Method:
+    """`Structured`, unless its parameters that are left to autodiff are so large that vector products are cheaper."""
+    how = _treatment(net, Structured(), n1, n2, kind, same).values()
+    structured = sum(count(rule, shapes, n1, n2, net.outputs, kind, same).operations for rule, shapes in how)
+    products = sum(_of_products(net, shapes, n1, n2).operations for _, shapes in how)
+    return ByVectorProducts() if products < structured / 2 else Structured()
+
+
+def _treatment(
+    net: Network, method: Method, n1: int, n2: int, kind: Outputs, same: bool
+) -> dict[int, tuple[Rule, Shapes]]:
+    how = Structured().treat(net, n1, n2, kind, same)[1]
+    if isinstance(method, ByJacobian):
+        sizes = {leaf: h.shapes.inputs * h.shapes.columns for leaf, h in how.items()}
+        return {leaf: (Rule.AUTODIFF, Shapes(1, 1, size)) for leaf, size in sizes.items()}
+    return {leaf: (h.rule, h.shapes) for leaf, h in how.items()}
+
+
+def _of_products(net: Network, shapes: Shapes, n1: int, n2: int) -> Count:
+    """A vjp of one example and a jvp of n1 for each of n2 examples and o outputs; a pass costs about T c f."""
+    t, c, f = shapes
+    return Count(n2 * net.outputs * (2 * n1 + 2) * t * c * f, (n1 + 2) * c * f // max(1, n1) + n1 * t * f)
