@@ -1,5 +1,7 @@
 """Gradients of each example by some parameters, whatever the operations: by torch.func, or one example at a time."""
 
+import warnings
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -12,7 +14,8 @@ def example_rows(target: Target, names: list[str], x: Tensor, outs: slice, *, lo
     """(n, o, p) for each parameter in `names`."""
     if loop:
         return _by_loop(target, names, x, outs)
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no rule for vmap
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # fused attention has no rule for vmap
+        warnings.filterwarnings("ignore", message="There is a performance drop")
         return {name: _by_vmap(target, name, x, outs) for name in names}
 
 
