@@ -222,7 +222,7 @@ class Merged(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 2))
-        self.norm, self.act, self.out = nn.InstanceNorm1d(3, affine=True), nn.PReLU(3), nn.Linear(6, 2)
+        self.norm, self.act, self.out = nn.InstanceNorm1d(3, affine=True), nn.PReLU(3), nn.Linear(9, 2)
 
     def forward(self, x):
         n, frames = x.shape[:2]

@@ -1,5 +1,7 @@
 """The empirical NTK as a linear operator, and the network linearised: one vjp and one jvp, no Jacobian."""
 
+import warnings
+
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
@@ -18,9 +20,10 @@ def operator_of(target: Target, x: Tensor, o: int, blocks: list[slice]) -> Linea
 
     def product(vector: np.ndarray) -> np.ndarray:
         v = torch.as_tensor(np.ascontiguousarray(vector).reshape(len(x), o)).to(like)
-        with target.unchanged(), sdpa_kernel(SDPBackend.MATH):
+        start = {name: value.detach() for name, value in target.parameters.items()}
+        with target.unchanged():
             w = _pulled(target, x, v, blocks)
-            parts = [pushed(target, x[b], w)[1] for b in blocks]
+            parts = [pushed(target, x[b], start, w)[1] for b in blocks]
         return torch.cat(parts).flatten().cpu().numpy()
 
     dtype = np.dtype(str(like.dtype).removeprefix("torch."))
@@ -41,10 +44,11 @@ def _pulled(target: Target, x: Tensor, v: Tensor, blocks: list[slice]) -> dict[s
     return dict(zip(target.parameters, (s.detach() for s in sums)))
 
 
-def pushed(target: Target, x: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """f(x) and J w."""
-    at = {name: value.detach() for name, value in target.parameters.items()}
-    return torch.func.jvp(lambda params: target.at(params, x), (at,), (w,))
+def pushed(target: Target, x: Tensor, start: dict[str, Tensor], w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """f(x) at the parameters `start`, and J w there."""
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # fused attention has no forward derivative
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)  # torch's own use
+        return torch.func.jvp(lambda params: target.at(params, x), (start,), (w,))
 
 
 class Linearized(nn.Module):
@@ -63,6 +67,5 @@ class Linearized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (target,) = self._target
         w = {name: value - self._start[name] for name, value in zip(self._names, self.theta)}
-        with sdpa_kernel(SDPBackend.MATH):
-            value, slope = torch.func.jvp(lambda params: target.at(params, x), (self._start,), (w,))
+        value, slope = pushed(target, x, self._start, w)
         return value + slope
