@@ -2,8 +2,10 @@
 
     python benchmarks/empirical_torch.py [--only NAME] [--rounds 3] [--device cpu]
 
-float32, 2 threads, interleaved in one process, medians. Peak memory (beside what is resident before the call) in a process of its
-own for each method. The tutorial contracts `vmap(jacrev)` parameter by parameter, on the full batch, as it stands in torch's
+float32, 2 threads, interleaved in one process, medians. Peak memory (beside what is resident before the call) in a
+process of its
+own for each method. The tutorial contracts `vmap(jacrev)` parameter by parameter, on the full batch, as it stands in
+torch's
 documentation.
 """
 
@@ -29,9 +31,7 @@ def mlp():
 
 
 def cnn():
-    layers = [
-        layer for c in (3, 32, 32) for layer in (nn.Conv2d(c, 32, 3, padding=1), nn.ReLU())
-    ]
+    layers = [layer for c in (3, 32, 32) for layer in (nn.Conv2d(c, 32, 3, padding=1), nn.ReLU())]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 

@@ -68,7 +68,9 @@ def test_is_the_contraction_of_the_jacobian(case):
     assert_close(sum(EmpiricalNTK(module, outputs="full").by_layer(x).values()), full)
 
 
-@pytest.mark.parametrize("case, outputs", [("mlp", "full"), ("convolutions", "diagonal"), ("gpt", "mean"), ("custom", "full")])
+@pytest.mark.parametrize(
+    "case, outputs", [("mlp", "full"), ("convolutions", "diagonal"), ("gpt", "mean"), ("custom", "full")]
+)
 def test_a_small_budget_cuts_examples_outputs_and_channels(case, outputs):
     make, x = CASES[case]
     module, x = build(make, x), x[:3]

@@ -12,7 +12,9 @@ from ntkit.torch import EmpiricalNTK, linearize  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    "make, x", [(M.convolutions, torch.randn(4, 4, 8, 8).double()), (M.GPT, torch.randint(11, (4, 6)))], ids=["conv", "gpt"]
+    "make, x",
+    [(M.convolutions, torch.randn(4, 4, 8, 8).double()), (M.GPT, torch.randint(11, (4, 6)))],
+    ids=["conv", "gpt"],
 )
 @pytest.mark.parametrize("memory", ["1GiB", "20kB"])
 def test_products_are_those_of_the_dense_kernel(make, x, memory):

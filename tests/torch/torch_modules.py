@@ -47,12 +47,18 @@ def convolutions():
 
 
 def signals():
-    return nn.Sequential(nn.Conv1d(2, 3, 3, stride=2), nn.SiLU(), nn.ConvTranspose1d(3, 2, 4), nn.Flatten(), nn.LazyLinear(2))
+    return nn.Sequential(
+        nn.Conv1d(2, 3, 3, stride=2), nn.SiLU(), nn.ConvTranspose1d(3, 2, 4), nn.Flatten(), nn.LazyLinear(2)
+    )
 
 
 def volumes():
     return nn.Sequential(
-        nn.Conv3d(2, 3, 2, padding=1), nn.SiLU(), nn.ConvTranspose3d(3, 2, 2, stride=2), nn.AdaptiveAvgPool3d(1), nn.Flatten()
+        nn.Conv3d(2, 3, 2, padding=1),
+        nn.SiLU(),
+        nn.ConvTranspose3d(3, 2, 2, stride=2),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
     )
 
 

@@ -28,15 +28,16 @@ def bytes_per_example(s: Structure, entries: dict[str, int], outputs: int, word:
     """What one example holds for `outputs` outputs: activations, their graph, cotangents, rows of parameters that need them."""
     held = 0
     for kind, (g, t, k, f) in zip(s.kinds, s.sizes):
-        # The graph keeps an operation's input and output and one or two things in between; a backward pass as much again.
-        held += g * t * (2 * k + (6 + outputs) * f) if kind is Dense else t * f * (outputs + 6)
+        # The graph keeps an operation's input, its output and about one thing in between.
+        held += g * t * (k + (2 + outputs) * f) if kind is Dense else t * f * (outputs + 1)
     held += outputs * max((entries[n] for n in entries if n in s.missed or n in s.derived), default=0) * 2
     return max(1, held * word)
 
 
 def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | None) -> list[Block]:
-    """Blocks whose examples fit half of the budget; outputs are cut only where a single example does not fit."""
-    budget = n * per_example if memory is None else memory // 4
+    """One block where all fits the budget, else blocks of a quarter of it; outputs are cut only where a single example does not fit."""
+    whole = n * per_example
+    budget = whole if memory is None or whole <= memory else memory // 4
     rows = max(1, min(n, budget // per_example))
     parts = -(-n // rows)
     rows = -(-n // parts)

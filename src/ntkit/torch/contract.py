@@ -1,11 +1,14 @@
 """Inner products of the gradients of two sets of examples, for one parameter, added to a matrix.
 
-Every array has a leading axis b of independent problems. The kernel of n1 with n2 examples is one problem; the kernel of each
-example with itself is n problems of 1 with 1. `rows` are gradients (b, n, o, p), activations are (b, n, g, T, k), cotangents
+Every array has a leading axis b of independent problems. The kernel of n1 with n2 examples is one problem; the kernel
+of each
+example with itself is n problems of 1 with 1. `rows` are gradients (b, n, o, p), activations are (b, n, g, T, k),
+cotangents
 (b, n, g, o, f, T).
 """
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import torch
@@ -45,7 +48,7 @@ class Gram:
         if not self.symmetric or n1 < 2 * PANELS:
             return [(slice(0, n1), slice(0, n2))]
         cuts = [n1 * i // PANELS for i in range(PANELS + 1)]
-        return [(slice(a, b), slice(a, n2)) for a, b in zip(cuts, cuts[1:])]
+        return [(slice(a, b), slice(a, n2)) for a, b in itertools.pairwise(cuts)]
 
     def _block(self, rows: slice, columns: slice) -> Tensor:
         e1, e2 = self.o if self.outputs == "full" else (1, 1)

@@ -24,23 +24,28 @@ class EmpiricalNTK:
 
         K[i, j, a, b] = sum over parameters p of  df_a(x1_i)/dtheta_p  df_b(x2_j)/dtheta_p
 
-    The Jacobian is never formed: each use of a parameter has activations and cotangents, and the kernel is made of those, per
-    parameter in the way that takes the fewest operations (`plan` shows it). What has no rule falls back to gradients example
+    The Jacobian is never formed: each use of a parameter has activations and cotangents, and the kernel is made of
+    those, per
+    parameter in the way that takes the fewest operations (`plan` shows it). What has no rule falls back to gradients
+    example
     by example, for that parameter only. A module used twice, tied weights and functional calls are right.
 
     **Arguments:**
 
-    - `module`: a torch module that maps a batch to (n, o), or a callable `fn(params, x)`. Modes, buffers and `.grad` are left as
+    - `module`: a torch module that maps a batch to (n, o), or a callable `fn(params, x)`. Modes, buffers and `.grad`
+      are left as
       they are. Parameters with `requires_grad=False` are left out.
     - `params`: for a module None or the names of the parameters that count; for a callable a dictionary of tensors.
-    - `outputs`: "mean" (n1, n2), the mean of the kernels of each output with itself; "diagonal" (n1, n2, o), these kernels;
+    - `outputs`: "mean" (n1, n2), the mean of the kernels of each output with itself; "diagonal" (n1, n2, o), these
+      kernels;
       "full" (n1, n2, o, o).
     - `memory`: about how much may be held at a time beside the result and the module: `"1GiB"`, bytes, or None.
 
     **Raises:** `InputError` for modules that are not a function of one example each (BatchNorm in train mode, Dropout, other
     randomness, statistics over the batch), and for other dtypes than float32 and float64.
 
-    Equivalent to contracting `torch.func.vmap(torch.func.jacrev(f))` with itself. Novak et al. 2022, "Fast finite width neural
+    Equivalent to contracting `torch.func.vmap(torch.func.jacrev(f))` with itself. Novak et al. 2022, "Fast finite
+    width neural
     tangent kernel", calls the method structured derivatives.
     """
 
@@ -86,7 +91,8 @@ class EmpiricalNTK:
     def to_scipy(self, x: Tensor):
         """The (n o, n o) kernel as a `scipy.sparse.linalg.LinearOperator`: one vjp and one jvp for each product.
 
-        Row i o + a is output a of example i. Whatever `outputs` is, the operator is of the full kernel; nothing of the size of the
+        Row i o + a is output a of example i. Whatever `outputs` is, the operator is of the full kernel; nothing of
+        the size of the
         Jacobian or of the kernel is formed. For `scipy.sparse.linalg.eigsh`.
         """
         x, _ = self._checked(x, None)

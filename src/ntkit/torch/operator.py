@@ -47,7 +47,9 @@ def _pulled(target: Target, x: Tensor, v: Tensor, blocks: list[slice]) -> dict[s
 def pushed(target: Target, x: Tensor, start: dict[str, Tensor], w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """f(x) at the parameters `start`, and J w there."""
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # fused attention has no forward derivative
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)  # torch's own use
+        warnings.filterwarnings(
+            "ignore", message=".*torch.jit.script.*", category=DeprecationWarning
+        )  # torch's own use
         return torch.func.jvp(lambda params: target.at(params, x), (start,), (w,))
 
 

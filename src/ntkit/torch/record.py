@@ -1,8 +1,11 @@
 """One forward pass, and where in it the parameters are used.
 
-A `Recorder` sees every function of torch that is called on tensors, by modules or directly. Where a tensor that does not
-depend on the examples (a parameter, or something computed from parameters) meets one that does, in an operation it knows,
-it notes a *use* and hands the operation a detached copy. So whatever still reaches the output through the graph of autograd
+A `Recorder` sees every function of torch that is called on tensors, by modules or directly. Where a tensor that does
+not
+depend on the examples (a parameter, or something computed from parameters) meets one that does, in an operation it
+knows,
+it notes a *use* and hands the operation a detached copy. So whatever still reaches the output through the graph of
+autograd
 is what the recorder did not know.
 """
 

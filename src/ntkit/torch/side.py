@@ -67,12 +67,14 @@ class Side:
 
     def activations(self, u: int) -> Tensor:
         use, layout = self.uses[u], self.layouts[u]
-        assert isinstance(use, Dense) and layout is not None
+        assert isinstance(use, Dense)
+        assert layout is not None
         return use.activations(layout)
 
     def index(self, u: int) -> Tensor:
         use, layout = self.uses[u], self.layouts[u]
-        assert isinstance(use, Lookup) and layout is not None
+        assert isinstance(use, Lookup)
+        assert layout is not None
         return use.rows(layout)
 
     def of_use(self, u: int) -> Tensor:

@@ -1,8 +1,10 @@
 """How the parameters of a network reach its outputs, found on three examples and checked against autograd.
 
-The layout of each use comes from the shapes at two and at three examples. Then the cotangents of example i are multiplied by
+The layout of each use comes from the shapes at two and at three examples. Then the cotangents of example i are
+multiplied by
 2^i: that must multiply exactly the part of each recorded gradient that the layout calls example i. And summed over examples, what
-the uses say must be autograd's gradient. A parameter that fails anything falls back to its gradients example by example.
+the uses say must be autograd's gradient. A parameter that fails anything falls back to its gradients example by
+example.
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ Tensor = torch.Tensor
 class Structure:
     """`uses`: by parameter the numbers of its uses; `derived`: parameters of which some weight is computed.
 
-    `missed`: parameters that fall back, and why; `loop`: whether they do so one example at a time. `sizes`: of each use and one
+    `missed`: parameters that fall back, and why; `loop`: whether they do so one example at a time. `sizes`: of each
+    use and one
     example the numbers (g, T, k, f), (1, T, rows, w) or (1, 1, 1, entries).
     """
 

@@ -1,7 +1,8 @@
 """A use of a weight: which activations and cotangents its gradient is made of, example by example.
 
 Three kinds. `Dense`: the gradient is cotangents times activations, summed over tokens; convolutions too, over patches.
-`Lookup`: the gradient is cotangents, added to the rows that an index names. `Entry`: the gradient is cotangents times a factor,
+`Lookup`: the gradient is cotangents, added to the rows that an index names. `Entry`: the gradient is cotangents times
+a factor,
 summed over the axes along which the weight was broadcast.
 """
 
