@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "torch"))
-from torch_modules import GPT, resnet18  # noqa: E402
+from torch_modules import GPT, resnet18
 
-from ntkit.torch import EmpiricalNTK  # noqa: E402
+from ntkit.torch import EmpiricalNTK
 
 
 def mlp():

@@ -25,7 +25,7 @@ class Block:
 
 
 def bytes_per_example(s: Structure, entries: dict[str, int], outputs: int, word: int) -> int:
-    """What one example holds for `outputs` outputs: activations, their graph, cotangents, rows of parameters that need them."""
+    """What one example holds for `outputs` outputs: activations, graph, cotangents, rows where they are needed."""
     held = 0
     for kind, (g, t, k, f) in zip(s.kinds, s.sizes):
         # The graph keeps an operation's input, its output and about one thing in between.
@@ -34,6 +34,7 @@ def bytes_per_example(s: Structure, entries: dict[str, int], outputs: int, word:
     return max(1, held * word)
 
 
+# Cut by examples first.
 def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | None) -> list[Block]:
     """One block where all fits the budget, else blocks of a quarter of it; outputs are cut only where a single example does not fit."""
     whole = n * per_example

@@ -34,8 +34,8 @@ def check_examples(name: str, x: Any, target: Target) -> Tensor:
     like = target.like
     if x.device != like.device:
         raise InputError(
-            f"`{name}` is on {x.device}, but the parameters are on {like.device}. Use
-            `{name}.to({str(like.device)!r})`."
+            f"`{name}` is on {x.device}, but the parameters are on {like.device}. Use "
+            f"`{name}.to({str(like.device)!r})`."
         )
     if x.is_complex():
         raise InputError(f"`{name}` must be real or integer, but has dtype {x.dtype}.")

@@ -265,8 +265,8 @@ def cat(rec: Recorder, func, tensors, dim=0):
 def refuse_dropout(p: float, training: bool) -> None:
     if training and p > 0:
         raise InputError(
-            f"`module` drops out at random (p={p}), so that it is not a function of its input. Call `module.eval()`
-            first."
+            f"`module` drops out at random (p={p}), so that it is not a function of its input. Call `module.eval()` "
+            f"first."
         )
 
 

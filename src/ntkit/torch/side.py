@@ -1,4 +1,4 @@
-"""The gradients of one set of examples in factors: activations and cotangents of each use, and rows where that is all there is."""
+"""The gradients of one set of examples: activations and cotangents of each use, and rows where a parameter fell back."""
 
 import dataclasses
 

@@ -65,8 +65,8 @@ class Target:
             if isinstance(layer, BATCH_NORMS) and (layer.training or layer.running_mean is None):
                 way = "Call `module.eval()` first." if layer.training else "Give it track_running_stats=True."
                 raise InputError(
-                    f"{name} normalises by the statistics of the batch, so that no example has a kernel of its own.
-                    {way}"
+                    f"{name} normalises by the statistics of the batch, so that no example has a kernel of its own. "
+                    f"{way}"
                 )
             if isinstance(layer, DROPOUTS) and layer.training and layer.p > 0:
                 raise InputError(
