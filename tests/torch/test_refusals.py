@@ -92,7 +92,7 @@ def test_arguments_refused():
     layer = nn.Linear(4, 3)
     with pytest.raises(InputError, match="`outputs`"):
         EmpiricalNTK(layer, outputs="all")
-    with pytest.raises(InputError, match="`params` must name.*nothing.*There are weight, bias"):
+    with pytest.raises(InputError, match=r"`params` must name.*nothing.*There are weight, bias"):
         EmpiricalNTK(layer, ["nothing"])
     with pytest.raises(InputError, match="must be a dictionary of tensors"):
         EmpiricalNTK(lambda p, x: x)

@@ -36,7 +36,8 @@ def bytes_per_example(s: Structure, entries: dict[str, int], outputs: int, word:
 
 # Cut by examples first.
 def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | None) -> list[Block]:
-    """One block where all fits the budget, else blocks of a quarter of it; outputs are cut only where a single example does not fit."""
+    """One block where all fits the budget, else blocks of a quarter of it; outputs are cut only where a single
+    example does not fit."""
     whole = n * per_example
     budget = whole if memory is None or whole <= memory else memory // 4
     rows = max(1, min(n, budget // per_example))

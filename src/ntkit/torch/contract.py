@@ -87,7 +87,8 @@ class Gram:
         return aa[:, None] if self.outputs == "diagonal" else aa
 
     def add_tokens(self, a1: Tensor, a2: Tensor, g1: Tensor, g2: Tensor, most: int) -> None:
-        """K += sum_ts (a1_t . a2_s) (g1_t . g2_s), a (b, n, T, k) and g (b, n, o, f, T): with H = (a1 a2^T) g2, K = g1 . H.
+        """K += sum_ts (a1_t . a2_s) (g1_t . g2_s), a (b, n, T, k) and g (b, n, o, f, T): with H = (a1 a2^T) g2, K =
+        g1 . H.
 
         `most` entries of H and of a1 a2^T are held at a time.
         """

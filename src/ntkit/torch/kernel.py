@@ -41,7 +41,8 @@ class EmpiricalNTK:
       "full" (n1, n2, o, o).
     - `memory`: about how much may be held at a time beside the result and the module: `"1GiB"`, bytes, or None.
 
-    **Raises:** `InputError` for modules that are not a function of one example each (BatchNorm in train mode, Dropout, other
+    **Raises:** `InputError` for modules that are not a function of one example each (BatchNorm in train mode,
+    Dropout, other
     randomness, statistics over the batch), and for other dtypes than float32 and float64.
 
     Equivalent to contracting `torch.func.vmap(torch.func.jacrev(f))` with itself. Novak et al. 2022, "Fast finite

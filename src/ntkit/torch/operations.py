@@ -141,7 +141,8 @@ def embedding(
 
 
 def _norm(rec: Recorder, out: Tensor, weight, bias, normal: Callable[[], Tensor], axis: int | None):
-    """The uses of a normalisation's scale and shift; `normal` is the normalised input, computed when it is asked for."""
+    """The uses of a normalisation's scale and shift; `normal` is the normalised input, computed when it is asked
+    for."""
     site = rec.site(out)
     _entry(rec, site, weight, normal, axis=axis)
     _entry(rec, site, bias, axis=axis)
@@ -183,7 +184,7 @@ def batch_norm(
 ):
     if training:
         raise InputError(
-            "`module` normalises by the statistics of the batch (batch_norm with training=True), so that no example has a "
+            "`module` normalises by the statistics of the batch (batch_norm with training=True), so that no example has a "  # noqa: E501
             "kernel of its own. Call `module.eval()` first, with running statistics in its BatchNorm layers."
         )
     rest = (False, momentum, eps)

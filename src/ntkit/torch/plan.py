@@ -10,7 +10,8 @@ from ntkit.torch.uses import Dense, Lookup
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One parameter: the method, its multiply-adds, and the bytes that it holds at a time; `why` it falls back, if it does."""
+    """One parameter: the method, its multiply-adds, and the bytes that it holds at a time; `why` it falls back, if it
+    does."""
 
     parameter: str
     method: costs.Method

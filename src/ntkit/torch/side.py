@@ -1,4 +1,5 @@
-"""The gradients of one set of examples: activations and cotangents of each use, and rows where a parameter fell back."""
+"""The gradients of one set of examples: activations and cotangents of each use, and rows where a parameter fell
+back."""
 
 import dataclasses
 

@@ -2,7 +2,8 @@
 
 The layout of each use comes from the shapes at two and at three examples. Then the cotangents of example i are
 multiplied by
-2^i: that must multiply exactly the part of each recorded gradient that the layout calls example i. And summed over examples, what
+2^i: that must multiply exactly the part of each recorded gradient that the layout calls example i. And summed over
+examples, what
 the uses say must be autograd's gradient. A parameter that fails anything falls back to its gradients example by
 example.
 """
@@ -91,7 +92,7 @@ def study(target: Target, x: Tensor) -> Structure:
 def _check_function(plain: Tensor, two: Tensor, three: Tensor) -> None:
     if not close(plain.detach(), three):
         raise InputError(
-            "`module` is not deterministic: two forward passes of the same examples differ. Call `module.eval()`, or fix what "
+            "`module` is not deterministic: two forward passes of the same examples differ. Call `module.eval()`, or fix what "  # noqa: E501
             "it draws at random."
         )
     if not close(two, three[:2]):
@@ -100,7 +101,7 @@ def _check_function(plain: Tensor, two: Tensor, three: Tensor) -> None:
 
 def _refuse_dependence() -> None:
     raise InputError(
-        "`module` makes the output of one example depend on the other examples of its batch (a statistic over axis 0, say), so "
+        "`module` makes the output of one example depend on the other examples of its batch (a statistic over axis 0, say), so "  # noqa: E501
         "that no example has a kernel of its own. Let it work along the other axes only."
     )
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the examples are in a tensor: along `axis`, whose size is n times `share`; slowest (`outer`) or fastest there."""
+    """Where the examples are in a tensor: along `axis`, whose size is n times `share`; slowest (`outer`) or fastest
+    there."""
 
     axis: int
     share: int
@@ -31,7 +32,8 @@ class Layout:
 
 @dataclasses.dataclass
 class Use:
-    """One use of `weight`. `name`: the parameter that `weight` is, up to transposing; None where it is computed from some."""
+    """One use of `weight`. `name`: the parameter that `weight` is, up to transposing; None where it is computed from
+    some."""
 
     weight: torch.Tensor
     name: str | None = dataclasses.field(default=None, init=False)
@@ -47,7 +49,8 @@ class Use:
 
 @dataclasses.dataclass
 class Dense(Use):
-    """Activations (n, g, T, k), cotangents (n, g, f, T); the gradient is their product (n, g, f, k), as `form` orders it."""
+    """Activations (n, g, T, k), cotangents (n, g, f, T); the gradient is their product (n, g, f, k), as `form` orders
+    it."""
 
     input: torch.Tensor
     form: "Form"
@@ -87,7 +90,8 @@ class Lookup(Use):
 
 @dataclasses.dataclass
 class Entry(Use):
-    """Broadcast as `shape` against the output (or its part `part`: axis, start, length); `factor()` multiplies it there."""
+    """Broadcast as `shape` against the output (or its part `part`: axis, start, length); `factor()` multiplies it
+    there."""
 
     shape: tuple[int, ...]
     factor: Callable[[], torch.Tensor] | float = 1.0
@@ -163,7 +167,8 @@ class Matrix(Form):
 
 @dataclasses.dataclass(frozen=True)
 class Convolution(Form):
-    """Windows of `size`; `padding` has two numbers per axis. `transposed`: the windows are of the output, not of the input."""
+    """Windows of `size`; `padding` has two numbers per axis. `transposed`: the windows are of the output, not of the
+    input."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -198,7 +203,8 @@ class Convolution(Form):
 
 
 def windows(x, size, stride, padding, dilation, counts) -> torch.Tensor:
-    """(n, c, *space) as (n, c prod(size), prod(counts)): what each position of a kernel sees at each place of the output."""
+    """(n, c, *space) as (n, c prod(size), prod(counts)): what each position of a kernel sees at each place of the
+    output."""
     if all(s == 1 for s in size) and all(s == 1 for s in stride) and not any(map(any, padding)):
         return x.flatten(2)
     if any(map(any, padding)):
