@@ -1,0 +1,196 @@
+"""The empirical NTK of a torch module."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ntkit._check import parse_memory
+from ntkit.errors import InputError
+from ntkit.torch.blocks import Block, Pair, blocks_of, bytes_per_example, side_of
+from ntkit.torch.checks import check_examples, check_same_examples
+from ntkit.torch.contract import Gram, Outputs
+from ntkit.torch.operator import operator_of
+from ntkit.torch.plan import Plan, step
+from ntkit.torch.side import Side
+from ntkit.torch.structure import Structure, study
+from ntkit.torch.target import Target
+
+Tensor = torch.Tensor
+
+
+class EmpiricalNTK:
+    """The empirical Neural Tangent Kernel of a finite network, exactly:
+
+        K[i, j, a, b] = sum over parameters p of  df_a(x1_i)/dtheta_p  df_b(x2_j)/dtheta_p
+
+    The Jacobian is never formed: each use of a parameter has activations and cotangents, and the kernel is made of
+    those, per
+    parameter in the way that takes the fewest operations (`plan` shows it). What has no rule falls back to gradients
+    example
+    by example, for that parameter only. A module used twice, tied weights and functional calls are right.
+
+    **Arguments:**
+
+    - `module`: a torch module that maps a batch to (n, o), or a callable `fn(params, x)`. Modes, buffers and `.grad`
+      are left as
+      they are. Parameters with `requires_grad=False` are left out.
+    - `params`: for a module None or the names of the parameters that count; for a callable a dictionary of tensors.
+    - `outputs`: "mean" (n1, n2), the mean of the kernels of each output with itself; "diagonal" (n1, n2, o), these
+      kernels;
+      "full" (n1, n2, o, o).
+    - `memory`: about how much may be held at a time beside the result and the module: `"1GiB"`, bytes, or None.
+
+    **Raises:** `InputError` for modules that are not a function of one example each (BatchNorm in train mode,
+    Dropout, other
+    randomness, statistics over the batch), and for other dtypes than float32 and float64.
+
+    Equivalent to contracting `torch.func.vmap(torch.func.jacrev(f))` with itself. Novak et al. 2022, "Fast finite
+    width neural
+    tangent kernel", calls the method structured derivatives.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module | Callable[..., Any],
+        params: Mapping[str, Tensor] | Iterable[str] | None = None,
+        *,
+        outputs: str = "mean",
+        memory: str | int | None = "1GiB",
+    ):
+        if outputs not in ("full", "diagonal", "mean"):
+            raise InputError(f'`outputs` must be "full", "diagonal" or "mean", but got {outputs!r}.')
+        self._target = Target(module, params)
+        self._outputs: Outputs = outputs
+        self._memory = parse_memory(memory)
+        self._studied: dict[tuple, Structure] = {}
+
+    def __call__(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
+        """(n1, n2), (n1, n2, o) or (n1, n2, o, o), as `outputs` says; `x2=None` stands for `x1`, at half the work."""
+        return self._kernels(x1, x2, alone=False, apart=False)[""]
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        """Of each example with itself: (n,), (n, o) or (n, o, o)."""
+        return self._kernels(x, None, alone=True, apart=False)[""]
+
+    def by_layer(self, x1: Tensor, x2: Tensor | None = None) -> dict[str, Tensor]:
+        """The kernel of each parameter by name; their sum is the kernel."""
+        return self._kernels(x1, x2, alone=False, apart=True)
+
+    def plan(self, x1: Tensor, x2: Tensor | None = None) -> Plan:
+        """What is done for each parameter, with multiply-adds and bytes; `str` of it is a table."""
+        x1, other = self._checked(x1, x2)
+        with self._target.unchanged():
+            s = self._structure(x1)
+        n, word = (len(x1), len(x1 if other is None else other)), self._target.like.element_size()
+        blocks = self._blocks(s, n[0])
+        sizes = {name: p.numel() for name, p in self._target.parameters.items()}
+        steps = [step(m, size, s, n, other is None, s.outputs, self._outputs, word) for m, size in sizes.items()]
+        examples = n[0] if other is None else sum(n)
+        return Plan(steps, len(blocks), examples * s.outputs * sum(sizes.values()) * word)
+
+    def to_scipy(self, x: Tensor):
+        """The (n o, n o) kernel as a `scipy.sparse.linalg.LinearOperator`: one vjp and one jvp for each product.
+
+        Row i o + a is output a of example i. Whatever `outputs` is, the operator is of the full kernel; nothing of
+        the size of the
+        Jacobian or of the kernel is formed. For `scipy.sparse.linalg.eigsh`.
+        """
+        x, _ = self._checked(x, None)
+        with self._target.unchanged():
+            s = self._structure(x)
+            blocks = [b.rows for b in self._blocks(s, len(x), outs=1)]
+        return operator_of(self._target, x, s.outputs, blocks)
+
+    def _checked(self, x1: Any, x2: Any) -> tuple[Tensor, Tensor | None]:
+        x1 = check_examples("x1", x1, self._target)
+        if x2 is not None:
+            x2 = check_examples("x2", x2, self._target)
+            check_same_examples(x1, x2)
+        self._target.check_mode()
+        return x1, x2
+
+    def _structure(self, x: Tensor) -> Structure:
+        key = (tuple(x.shape[1:]), x.dtype, *self._target.state())
+        if key not in self._studied:
+            self._studied[key] = study(self._target, x)
+        return self._studied[key]
+
+    def _blocks(self, s: Structure, n: int, outs: int | None = None) -> list[Block]:
+        sizes = {name: p.numel() for name, p in self._target.parameters.items()}
+        word, o = self._target.like.element_size(), s.outputs
+        most = bytes_per_example(s, sizes, o if outs is None else outs, word)
+        least = bytes_per_example(s, sizes, 1, word)
+        blocks = blocks_of(n, o, max(1, (most - least) // max(1, o - 1)), most, self._memory)
+        return blocks if outs is None else [b for b in blocks if b.outs.start == 0]
+
+    def _kernels(self, x1: Any, x2: Any, alone: bool, apart: bool) -> dict[str, Tensor]:
+        x1, other = self._checked(x1, x2)
+        with self._target.unchanged():
+            s = self._structure(x1)
+            names = list(self._target.parameters) if apart else [""]
+            run = _Run(self._target, s, self._outputs, self._memory, alone, apart)
+            blocks1 = self._blocks(s, len(x1))
+            blocks2 = blocks1 if other is None else self._blocks(s, len(other))
+            shape = {"full": (s.outputs, s.outputs), "diagonal": (s.outputs,), "mean": ()}[self._outputs]
+            n = (len(x1),) if alone else (len(x1), len(x1 if other is None else other))
+            results = {name: x1.new_zeros((*n, *shape), dtype=self._target.like.dtype) for name in names}
+            run.all_blocks(results, x1, other, blocks1, blocks2)
+        if self._outputs == "mean":
+            for value in results.values():
+                value /= s.outputs
+        return results
+
+
+class _Run:
+    """One computation: the blocks in turn."""
+
+    def __init__(self, target: Target, s: Structure, outputs: Outputs, memory: int | None, alone: bool, apart: bool):
+        self.target, self.s, self.outputs, self.alone, self.apart = target, s, outputs, alone, apart
+        budget = 1 << 60 if memory is None else memory
+        self.most = max(1, min(budget // 8, CHUNK) // target.like.element_size())
+
+    def all_blocks(self, results, x1: Tensor, other: Tensor | None, blocks1: list[Block], blocks2: list[Block]) -> None:
+        x2 = x1 if other is None else other
+        for p, b1 in enumerate(blocks1):
+            side1 = side_of(self.target, x1[b1.rows], self.s, b1.outs)
+            for q, b2 in enumerate(blocks2):
+                one = other is None and p == q
+                if other is None and (q < p or (self.alone and b1.rows != b2.rows)):
+                    continue
+                if self.outputs != "full" and b1.outs != b2.outs:
+                    continue
+                side2 = side1 if one else side_of(self.target, x2[b2.rows], self.s, b2.outs)
+                self._pair(results, side1, side2, b1, b2, mirrored=other is None and not one)
+
+    @torch.no_grad()
+    def _pair(self, results, side1: Side, side2: Side, b1: Block, b2: Block, mirrored: bool) -> None:
+        pair = Pair(self.target, self.s, side1, side2, self.alone, self.most)
+        symmetric = side1 is side2 and not self.alone
+        n, b = ((1, 1), side1.n) if self.alone else ((side1.n, side2.n), 1)
+        gram = None
+        for name, p in self.target.parameters.items():
+            if gram is None or self.apart:
+                gram = Gram.zeros(self.outputs, b, n, (side1.o, side2.o), symmetric, p)
+            way = step(name, p.numel(), self.s, n, symmetric, side1.o, self.outputs, p.element_size())
+            pair.add(gram, way)
+            if self.apart:
+                self._place(results[name], gram.result(), b1, b2, mirrored)
+        if gram is not None and not self.apart:
+            self._place(results[""], gram.result(), b1, b2, mirrored)
+
+    def _place(self, result: Tensor, part: Tensor, b1: Block, b2: Block, mirrored: bool) -> None:
+        """Adds a block to where it belongs, and its transpose; blocks of outputs add up in a mean."""
+        part = part[:, 0, 0] if self.alone else part[0]
+        rows = (b1.rows,) if self.alone else (b1.rows, b2.rows)
+        outs = {"full": (b1.outs, b2.outs), "diagonal": (b1.outs,), "mean": ()}[self.outputs]
+        result[(*rows, *outs)] += part
+        if mirrored:
+            outs = {"full": (b2.outs, b1.outs), "diagonal": (b1.outs,), "mean": ()}[self.outputs]
+            part = part if self.alone else part.transpose(0, 1)
+            part = part.transpose(-1, -2) if self.outputs == "full" else part
+            result[(*reversed(rows), *outs)] += part
+
+
+# Bytes of gradients made at a time: larger products are no faster.
+CHUNK = 1 << 26

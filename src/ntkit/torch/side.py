@@ -1,0 +1,157 @@
+"""The gradients of one set of examples: activations and cotangents of each use, and rows where a parameter fell
+back."""
+
+import dataclasses
+
+import torch
+
+from ntkit.errors import InputError
+from ntkit.torch.checks import check_outputs
+from ntkit.torch.contract import chunks, gradients
+from ntkit.torch.operations import RULES
+from ntkit.torch.record import Recorder, leaves_behind
+from ntkit.torch.target import Target
+from ntkit.torch.uses import Dense, Layout, Lookup, Matrix, Site, Use
+
+Tensor = torch.Tensor
+
+
+@dataclasses.dataclass
+class Recording:
+    """A forward pass: outputs, sites, and the parameters that reach the outputs in ways that were not recorded."""
+
+    y: Tensor
+    sites: list[Site]
+    missed: set[str]
+
+
+def record(target: Target, x: Tensor) -> Recording:
+    names = {id(value): name for name, value in target.parameters.items()}
+    recorder = Recorder(names, RULES)
+    with torch.enable_grad():
+        x = x.view_as(x)
+        with recorder:
+            y = target(recorder.examples(x))
+    check_outputs(target, x, y)
+    missed = {names[id(v)] for v in leaves_behind(y) if id(v) in names}
+    return Recording(y, [s for s in recorder.sites if s.uses], missed)
+
+
+class Side:
+    """`uses` with their `cotangents` (n, g, o, f, T), (n, o, T, w) or (n, o, *weight), by number of the use.
+
+    `rows` holds (n, o, p) of parameters that fell back.
+    """
+
+    def __init__(self, n: int, o: int, sites: list[Site], layouts: list[Layout | None], rows: dict[str, Tensor]):
+        self.n, self.o, self.rows = n, o, rows
+        self.uses: list[Use] = [use for site in sites for use in site.uses]
+        self.layouts = [
+            layout if layout is not None and use.allows(layout, len(site.shape)) else None
+            for site, layout in zip(sites, layouts)
+            for use in site.uses
+        ]
+        self.cotangents: list[Tensor | None] = [None] * len(self.uses)
+
+    def fill(self, a: int, grads: list[Tensor | None], wanted: list[bool]) -> None:
+        """Takes the gradients of output `a`, one for each use."""
+        for u, (use, layout, grad) in enumerate(zip(self.uses, self.layouts, grads)):
+            if grad is None or layout is None or not wanted[u]:
+                continue
+            part = use.cotangents(grad, layout)
+            axis = 2 if isinstance(use, Dense) else 1
+            kept = self.cotangents[u]
+            if kept is None:
+                kept = part.new_zeros((*part.shape[:axis], self.o, *part.shape[axis:]))
+                self.cotangents[u] = kept
+            kept.select(axis, a).copy_(part)
+
+    def activations(self, u: int) -> Tensor:
+        use, layout = self.uses[u], self.layouts[u]
+        assert isinstance(use, Dense)
+        assert layout is not None
+        return use.activations(layout)
+
+    def index(self, u: int) -> Tensor:
+        use, layout = self.uses[u], self.layouts[u]
+        assert isinstance(use, Lookup)
+        assert layout is not None
+        return use.rows(layout)
+
+    def of_use(self, u: int) -> Tensor:
+        """(n, o, *weight): the gradients by the weight of one use."""
+        use, g = self.uses[u], self.cotangents[u]
+        shape = use.weight.shape
+        if g is None:
+            return use.weight.new_zeros((self.n, self.o, *(reversed(shape) if use.transposed else shape)))
+        if isinstance(use, Dense):
+            return use.oriented(gradients(self.activations(u), g))
+        if isinstance(use, Lookup):
+            return scattered(self.index(u), g, 0, shape[0])
+        return g
+
+    def slab(self, us: list[int], r: slice) -> Tensor:
+        """(n, o, p): rows `r` along the first axis of a parameter, summed over its uses."""
+        return sum((self._slab(u, r) for u in us[1:]), self._slab(us[0], r)).flatten(2)
+
+    def _slab(self, u: int, r: slice) -> Tensor:
+        use, g = self.uses[u], self.cotangents[u]
+        if g is not None and isinstance(use, Lookup):
+            return scattered(self.index(u), g, r.start, r.stop)
+        if g is None or not isinstance(use, Dense) or not isinstance(use.form, Matrix):
+            return self.of_use(u)[:, :, r]
+        a, first = self.activations(u), use.form.rows_out != use.transposed
+        product = gradients(a if first else a[..., r], g[:, :, :, r] if first else g)[:, :, 0]
+        return product if first else product.mT
+
+    def pulled_back(self, name: str, us: list[int], parameter: Tensor, most: int) -> Tensor:
+        """(n, o, p): the gradients by a parameter from which the weights of some uses are computed."""
+        total = parameter.new_zeros((self.n * self.o, parameter.numel()))
+        for u in us:
+            rows = self.of_use(u).flatten(0, 1)
+            if self.uses[u].name == name:
+                total += rows.flatten(1)
+                continue
+            weight = self.uses[u].weight
+            for c in chunks(len(rows), len(rows) * (parameter.numel() + weight.numel()), most):
+                back = _pull(weight, parameter, rows[c])
+                if back is not None:
+                    total[c] += back.flatten(1)
+        return total.unflatten(0, (self.n, self.o))
+
+
+def _pull(weight: Tensor, parameter: Tensor, rows: Tensor) -> Tensor | None:
+    """The rows times the derivative of `weight` by `parameter`; one at a time where autograd cannot take several."""
+    try:
+        return torch.autograd.grad(
+            weight, parameter, rows, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )[0]
+    except RuntimeError:
+        parts = [torch.autograd.grad(weight, parameter, row, retain_graph=True, allow_unused=True)[0] for row in rows]
+        return None if parts[0] is None else torch.stack(parts)
+
+
+def scattered(index: Tensor, g: Tensor, start: int, stop: int) -> Tensor:
+    """(n, o, stop - start, w): cotangents g (n, o, T, w) added to the rows that `index` (n, T) names."""
+    n, o, t, w = g.shape
+    height = stop - start
+    inside = (index >= start) & (index < stop)
+    place = torch.where(inside, index - start, height) + torch.arange(n, device=g.device)[:, None] * (height + 1)
+    sums = g.new_zeros((n * (height + 1), o * w))
+    sums.index_add_(0, place.flatten(), g.transpose(1, 2).reshape(n * t, o * w))
+    return sums.view(n, height + 1, o, w)[:, :height].transpose(1, 2)
+
+
+def differentiate(y: Tensor, sites: list[Site], cotangent: Tensor, retain: bool, extra: tuple[Tensor, ...] = ()):
+    """Gradients by the outputs of the sites (and by `extra`): None where there is no way."""
+    inputs = [*(site.edge for site in sites), *extra]
+    if not inputs or not y.requires_grad:
+        return [None] * len(inputs)
+    try:
+        return list(torch.autograd.grad(y, inputs, cotangent, retain_graph=retain, allow_unused=True))
+    except RuntimeError as error:
+        if "inplace" not in str(error):
+            raise
+        raise InputError(
+            f"`module` changes in place what its own gradient needs: {error} Replace the in-place operation."
+        ) from error

@@ -1,0 +1,53 @@
+"""The kernel as an operator, and the linearised network, against dense ones."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch_modules as M  # noqa: E402
+from scipy.sparse.linalg import eigsh  # noqa: E402
+
+from ntkit.torch import EmpiricalNTK, linearize  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    "make, x",
+    [(M.convolutions, torch.randn(4, 4, 8, 8).double()), (M.GPT, torch.randint(11, (4, 6)))],
+    ids=["conv", "gpt"],
+)
+@pytest.mark.parametrize("memory", ["1GiB", "20kB"])
+def test_products_are_those_of_the_dense_kernel(make, x, memory):
+    module = make().double().eval()
+    kernel = EmpiricalNTK(module, outputs="full", memory=memory)
+    dense = kernel(x).transpose(1, 2).reshape(12, 12).numpy()
+    operator = kernel.to_scipy(x)
+    assert operator.shape == (12, 12)
+    assert operator.dtype == np.float64
+    np.testing.assert_allclose(operator @ np.eye(12)[:, ::4], dense[:, ::4], rtol=0, atol=1e-10 * np.abs(dense).max())
+    top = eigsh(operator, k=3, return_eigenvectors=False)
+    np.testing.assert_allclose(np.sort(top), np.linalg.eigvalsh(dense)[-3:], rtol=1e-8)
+
+
+def test_the_linearised_network_is_the_tangent_at_its_start():
+    module, x = M.mlp().double(), torch.randn(5, 6).double()
+    tangent = linearize(module)
+    torch.testing.assert_close(tangent(x), module(x))
+    assert len(list(tangent.parameters())) == 6
+    with torch.no_grad():
+        for p in tangent.parameters():
+            p += torch.randn_like(p)
+    torch.testing.assert_close(EmpiricalNTK(tangent, outputs="full")(x), EmpiricalNTK(module, outputs="full")(x))
+    step = 1e-6
+    start = {name: p.detach() for name, p in module.named_parameters()}
+    moved = {name: p + step * (q - p) for (name, p), q in zip(start.items(), tangent.theta)}
+    slope = (torch.func.functional_call(module, moved, (x,)) - module(x)) / step
+    torch.testing.assert_close(tangent(x) - module(x), slope, rtol=1e-4, atol=1e-5)
+
+
+def test_the_linearised_network_can_be_trained():
+    module, x = M.mlp(), torch.randn(5, 6)
+    before, tangent = [p.detach().clone() for p in module.parameters()], linearize(module)
+    tangent(x).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in tangent.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before))
