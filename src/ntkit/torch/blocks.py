@@ -129,7 +129,7 @@ class Pair:
 
     def _factors(self, u: int):
         sides = (self.side1,) if self.side1 is self.side2 else (self.side1, self.side2)
-        a, g = [s.activations(u) for s in sides], [s.cotangents[u] for s in sides]
+        a, g = [s.activations(u) for s in sides], [s.held(u) for s in sides]
         return a[0], a[-1], g[0], g[-1]
 
     def _dense(self, gram: Gram, name: str, us: list[int]) -> None:
@@ -168,7 +168,7 @@ class Pair:
         for c in chunks(width, size, self.most):
             self._add(
                 gram,
-                lambda s, c=c: scattered(index[id(s)], s.cotangents[u][..., c], skipped, len(rows)).flatten(2),
+                lambda s, c=c: scattered(index[id(s)], s.held(u)[..., c], skipped, len(rows)).flatten(2),
             )
 
     def _sum_of_uses(self, gram: Gram, name: str, us: list[int]) -> None:

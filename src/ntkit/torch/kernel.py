@@ -55,7 +55,7 @@ class EmpiricalNTK:
         module: torch.nn.Module | Callable[..., Any],
         params: Mapping[str, Tensor] | Iterable[str] | None = None,
         *,
-        outputs: str = "mean",
+        outputs: Outputs = "mean",
         memory: str | int | None = "1GiB",
     ):
         if outputs not in ("full", "diagonal", "mean"):
@@ -146,7 +146,8 @@ class _Run:
     """One computation: the blocks in turn."""
 
     def __init__(self, target: Target, s: Structure, outputs: Outputs, memory: int | None, alone: bool, apart: bool):
-        self.target, self.s, self.outputs, self.alone, self.apart = target, s, outputs, alone, apart
+        self.outputs: Outputs = outputs
+        self.target, self.s, self.alone, self.apart = target, s, alone, apart
         budget = 1 << 60 if memory is None else memory
         self.most = max(1, min(budget // 8, CHUNK) // target.like.element_size())
 

@@ -159,7 +159,7 @@ def layer_norm(rec: Recorder, func, input, normalized_shape, weight=None, bias=N
 def rms_norm(rec: Recorder, func, input, normalized_shape, weight=None, eps=None):
     if not rec.wanted(weight):
         return func(input, normalized_shape, weight, eps)
-    out, x = func(input, normalized_shape, cut(weight), eps), input.detach()
+    out, x = func(input, normalized_shape, _cut(rec, weight), eps), input.detach()
     return _norm(rec, out, weight, None, lambda: F.rms_norm(x, normalized_shape, None, eps), None)
 
 

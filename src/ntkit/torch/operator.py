@@ -1,6 +1,7 @@
 """The empirical NTK as a linear operator, and the network linearised: one vjp and one jvp, no Jacobian."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,7 +28,21 @@ def operator_of(target: Target, x: Tensor, o: int, blocks: list[slice]) -> Linea
         return torch.cat(parts).flatten().cpu().numpy()
 
     dtype = np.dtype(str(like.dtype).removeprefix("torch."))
-    return LinearOperator(shape=(size, size), matvec=product, rmatvec=product, dtype=dtype)
+    return _Products(dtype, (size, size), product)
+
+
+class _Products(LinearOperator):
+    """A symmetric operator given by its products."""
+
+    def __init__(self, dtype: np.dtype, shape: tuple[int, int], product: Callable[[np.ndarray], np.ndarray]):
+        super().__init__(dtype, shape)
+        self._product = product
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return self._product(x)
+
+    def _adjoint(self) -> "_Products":
+        return self
 
 
 def _pulled(target: Target, x: Tensor, v: Tensor, blocks: list[slice]) -> dict[str, Tensor]:
@@ -50,7 +65,8 @@ def pushed(target: Target, x: Tensor, start: dict[str, Tensor], w: dict[str, Ten
         warnings.filterwarnings(
             "ignore", message=".*torch.jit.script.*", category=DeprecationWarning
         )  # torch's own use
-        return torch.func.jvp(lambda params: target.at(params, x), (start,), (w,))
+        value, moved = torch.func.jvp(lambda params: target.at(params, x), (start,), (w,))[:2]
+        return value, moved
 
 
 class Linearized(nn.Module):

@@ -89,7 +89,7 @@ class Recorder(TorchFunctionMode):
         node = weight.grad_fn
         if weight.ndim == 2 and node is not None and node.name() in TRANSPOSED:
             variable = getattr(node.next_functions[0][0], "variable", None)
-            if id(variable) in self.parameters and variable.shape == weight.shape[::-1]:
+            if variable is not None and id(variable) in self.parameters and variable.shape == weight.shape[::-1]:
                 use.name, use.transposed = self.parameters[id(variable)], True
 
 

@@ -72,6 +72,12 @@ class Side:
         assert layout is not None
         return use.activations(layout)
 
+    def held(self, u: int) -> Tensor:
+        """The cotangents of a use that are there."""
+        cotangents = self.cotangents[u]
+        assert cotangents is not None
+        return cotangents
+
     def index(self, u: int) -> Tensor:
         use, layout = self.uses[u], self.layouts[u]
         assert isinstance(use, Lookup)

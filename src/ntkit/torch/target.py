@@ -21,7 +21,7 @@ class Target:
             raise InputError(f"`module` must be a torch module or a callable, but got {type(function).__name__}.")
         self.function: Callable[..., Any] = function
         self.module = function if isinstance(function, nn.Module) else None
-        self.parameters = _of_module(function, params) if self.module is not None else _of_callable(params)
+        self.parameters = _of_module(self.module, params) if self.module is not None else _of_callable(params)
         for name, value in self.parameters.items():
             _check_parameter(name, value)
 
