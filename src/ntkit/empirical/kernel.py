@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from ntkit.empirical import _checks as checks
@@ -23,7 +24,8 @@ class EmpiricalNTK(Kernel):
 
     `fn(params, x)` maps a batch, an array or a pytree of arrays with examples first, to outputs (n, o); each row must
     depend on its own example alone. `params` is any pytree of arrays: ours, of Flax, Equinox or Haiku, or your own.
-    Whatever is differentiated is exact; parameters are treated one by one (`plan`).
+    Whatever is differentiated is exact; parameters are treated one by one (`plan`). Inputs in float64 make the
+    parameters float64, too.
 
     `kernel(x1, x2=None)` returns, by `outputs`:
 
@@ -85,14 +87,14 @@ class EmpiricalNTK(Kernel):
 
     def __call__(self, x1: Any, x2: Any = None) -> Array:
         first, second = self._checked(x1, x2)
-        value = _kernel(self, first, second)
+        value = _kernel(self._as_precise_as(first), first, second)
         checks.check_values(value)
         return value
 
     def diagonal(self, x: Any) -> Array:
         """K(x_i, x_i) of each example: (n,), (n, o) or (n, o, o)."""
         first, _ = self._checked(x, None)
-        value = _diagonal(self, first)
+        value = _diagonal(self._as_precise_as(first), first)
         checks.check_values(value)
         return value
 
@@ -100,13 +102,14 @@ class EmpiricalNTK(Kernel):
         """What each parameter adds, by name; the sum over all is the kernel."""
         first, second = self._checked(x1, x2)
         names = dict(checks.floats(self.params))
-        return {names[leaf][0]: value for leaf, value in _by_leaf(self, first, second).items()}
+        return {names[leaf][0]: value for leaf, value in _by_leaf(self._as_precise_as(first), first, second).items()}
 
     def plan(self, x1: Any, x2: Any = None) -> Plan:
         """How each parameter would be treated for these inputs, with operations and bytes; nothing is computed."""
         first, second = self._checked(x1, x2, shapes=True)
-        leaves, names = jax.tree.leaves(self.params), checks.floats(self.params)
-        net = self._network(first)
+        params = self._as_precise_as(first).params
+        leaves, names = jax.tree.leaves(params), checks.floats(params)
+        net = self._as_precise_as(first)._network(first)
         n1, n2 = checks.length(first), checks.length(first if second is None else second)
         itemsize = max(np.dtype(leaves[leaf].dtype).itemsize for leaf in net.wanted)
         return plan_of(net, self._method(net, n1, n2, second is None), {k: v[0] for k, v in names.items()}, n1, n2,
@@ -116,8 +119,17 @@ class EmpiricalNTK(Kernel):
         """The matrix of all examples and outputs as a lineax operator on (n, o): one vjp and one jvp a product."""
         first, _ = self._checked(x, None)
         chosen = checks.chosen(self.params, self.only)
-        leaves, treedef = jax.tree.flatten(self.params)
+        leaves, treedef = jax.tree.flatten(self._as_precise_as(first).params)
         return NTKOperator(self.fn, leaves, first, treedef, chosen)
+
+    def _as_precise_as(self, x: Any) -> "EmpiricalNTK":
+        """With parameters in float64 where the inputs are, as the solvers hand them in."""
+        if not any(a.dtype == jnp.float64 for a in jax.tree.leaves(x)):
+            return self
+        known = checks.floats(self.params)
+        leaves, treedef = jax.tree.flatten(self.params)
+        wide = [lax.convert_element_type(a, jnp.float64) if i in known else a for i, a in enumerate(leaves)]
+        return eqx.tree_at(lambda kernel: kernel.params, self, jax.tree.unflatten(treedef, wide))
 
     def _network(self, x: Any) -> Network:
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
@@ -131,10 +143,11 @@ class EmpiricalNTK(Kernel):
         if second is not None:
             checks.check_alike(first, second)
         if not shapes:
-            checks.check_function(self.fn, self.params, first)
+            params = self._as_precise_as(first).params
+            checks.check_function(self.fn, params, first)
             for name, x in (("x1", first), ("x2", second)):
                 if x is not None:
-                    checks.check_outputs(self.fn, self.params, name, x)
+                    checks.check_outputs(self.fn, params, name, x)
         return first, second
 
     def _values(self, x1: Any, x2: Any) -> tuple[dict[int, Array], Network]:
