@@ -1,6 +1,6 @@
 # `make help` lists the commands. Each sets up .venv by itself: Python >= 3.11 and make are all it takes.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint format docs docs-serve bench bench-images bench-scaling lock clean
+.PHONY: help demo test test-quick lint format docs docs-serve bench bench-images bench-empirical bench-scaling lock clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 
@@ -48,6 +48,9 @@ bench: .venv/.stamp-bench ## compare speed with the peers, into docs/benchmarks/
 
 bench-images: .venv/.stamp-bench ## the same for networks of images
 	@$(RUN) benchmarks/images.py $(ARGS)
+
+bench-empirical: .venv/.stamp-bench ## the same for the empirical NTK of JAX functions
+	@$(RUN) benchmarks/empirical.py $(ARGS)
 
 bench-scaling: .venv/.stamp-bench ## how the time of image kernels grows with depth, side and number
 	@$(RUN) benchmarks/scaling.py $(ARGS)

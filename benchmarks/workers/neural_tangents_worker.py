@@ -12,8 +12,10 @@ sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import neural_tangents as nt  # noqa: E402
 from _serve import serve  # noqa: E402
 from data import images, normal, sample  # noqa: E402
+from finite import NETWORKS  # noqa: E402
 from neural_tangents import stax  # noqa: E402
 
 ACTIVATIONS = {
@@ -70,7 +72,21 @@ def of_images(n, net):
     return lambda: jax.block_until_ready(kernel(x1, x2)), lambda k: {"sample": sample(k)}
 
 
+def empirical(name, implementation):
+    fn, params, x1, x2 = NETWORKS[name]()
+    kernel = jax.jit(
+        nt.empirical_ntk_fn(
+            lambda params, x: fn(params, x), trace_axes=(), vmap_axes=0,
+            implementation=getattr(nt.NtkImplementation, implementation),
+        )
+    )  # fmt: skip
+    return lambda: jax.block_until_ready(kernel(x1, x2, params)), lambda k: {"sample": float(k.ravel()[0])}
+
+
 JOBS = {
+    "empirical-mlp": lambda: empirical("empirical-mlp", "STRUCTURED_DERIVATIVES"),
+    "empirical-cnn": lambda: empirical("empirical-cnn", "STRUCTURED_DERIVATIVES"),
+    "empirical-cnn-jacobian": lambda: empirical("empirical-cnn", "JACOBIAN_CONTRACTION"),
     "cnn-5": lambda: of_images(4, plain(5, stax.GlobalAvgPool)),
     "cnn-20": lambda: of_images(2, plain(20, stax.GlobalAvgPool)),
     "myrtle-5": lambda: of_images(4, myrtle()),
