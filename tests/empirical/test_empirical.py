@@ -120,7 +120,7 @@ def by_jacobians(fn, params, x1, x2):
     """K_ab for all pairs and outputs, (n1, n2, o, o), a dictionary by parameter."""
     rows = []
     for x in (x1, x2):
-        jacobian = jax.jacrev(lambda p, x=x: fn(p, x))(params)
+        jacobian = jax.jit(jax.jacrev(fn))(params, x)
         rows.append([np.asarray(j).reshape(*j.shape[:2], -1) for j in jax.tree.leaves(jacobian)])
     return [np.einsum("iap,jbp->ijab", a, b) for a, b in zip(*rows, strict=True)]
 

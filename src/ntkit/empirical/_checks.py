@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -102,8 +103,8 @@ def _written(arrays: list[tuple[tuple[int, ...], Any]]) -> str:
     return " and ".join(f"{dtype}{list(shape)}" for shape, dtype in arrays)
 
 
-def check_function(fn: Callable, params: Any, x: Any) -> None:
-    """Its outputs are (n, o) of floats; where values are known, each row depends on its example alone."""
+def check_function(fn: Callable, params: Any, name: str, x: Any) -> None:
+    """Its outputs are (n, o) of floats; where values are known, also finite, and each depends on its example alone."""
     try:
         out = jax.eval_shape(fn, params, x)
     except (TypeError, ValueError) as error:
@@ -117,16 +118,22 @@ def check_function(fn: Callable, params: Any, x: Any) -> None:
     if out.dtype.name not in FLOATS:
         raise InputError(f"`fn(params, x)` returns {out.dtype}; the kernel needs float32 or float64.")
     if not any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((params, x))):
-        _check_independent(fn, params, x)
+        _check_values_of(fn, params, name, x)
 
 
-def _check_independent(fn: Callable, params: Any, x: Any) -> None:
-    few = jax.tree.map(lambda a: a[:3], x)
-    together = np.asarray(fn(params, few), np.float64)
-    alone = np.asarray(fn(params, jax.tree.map(lambda a: a[:1], x)), np.float64)[0]
+@eqx.filter_jit
+def _probe(fn: Callable, params: Any, x: Any) -> tuple[Array, Array, Array]:
+    """Which rows of the outputs are finite, and the first in a batch of three and alone."""
+    together, alone = (fn(params, jax.tree.map(lambda a, k=k: a[:k], x))[0] for k in (3, 1))
+    return jnp.isfinite(fn(params, x)).all(1), together, alone
+
+
+def _check_values_of(fn: Callable, params: Any, name: str, x: Any) -> None:
+    """Each output depends on its example alone, and is finite; else it is traced back to an example and a parameter."""
+    finite, together, alone = (np.asarray(a) for a in _probe(fn, params, x))
     # Another batch size may round differently; what a batch norm does is far more.
     with np.errstate(invalid="ignore"):
-        apart = np.abs(together[0] - alone).max()
+        apart = np.abs(together - alone).max()
     if apart > 1e-3 * max(1e-30, np.abs(alone).max()):
         raise InputError(
             "`fn` gives the first example another output in a batch of three than alone "
@@ -134,16 +141,11 @@ def _check_independent(fn: Callable, params: Any, x: Any) -> None:
             "training mode, or on chance, as under dropout. Use the network as it predicts: running averages, no "
             "dropout."
         )
+    if not finite.all():
+        _trace_back(fn, params, name, x, int(np.argmin(finite)))
 
 
-def check_outputs(fn: Callable, params: Any, name: str, x: Any) -> None:
-    """Where values are known, an output that is not finite is traced back to its example and to a parameter."""
-    if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((params, x))):
-        return
-    finite = np.isfinite(np.asarray(fn(params, x))).all(1)
-    if finite.all():
-        return
-    bad = int(np.argmin(finite))
+def _trace_back(fn: Callable, params: Any, name: str, x: Any, bad: int) -> None:
     example = jax.tree.map(lambda a: a[bad], x)
     net = network(fn, params, example, ())
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]

@@ -29,14 +29,12 @@ class NTKOperator(lx.AbstractLinearOperator):
         return self.fn(jax.tree.unflatten(self.treedef, leaves), self.x)
 
     def mv(self, vector: Float[Array, "n o"]) -> Float[Array, "n o"]:
-        free = [self.leaves[leaf] for leaf in self.chosen]
-        _, pull = jax.vjp(self._of, free)
-        return jax.jvp(self._of, (free,), pull(vector))[1]
+        return _product(self, vector)
 
     def as_matrix(self) -> Float[Array, "m m"]:
         """J J^T, (n o, n o): by its Jacobian, for small cases."""
         free = [self.leaves[leaf] for leaf in self.chosen]
-        jacobian = jax.jacrev(self._of)(free)
+        jacobian = jax.jit(jax.jacrev(self._of))(free)
         rows = jnp.concatenate([j.reshape(self.out_size(), -1) for j in jacobian], axis=1)
         return rows @ rows.T
 
@@ -49,6 +47,13 @@ class NTKOperator(lx.AbstractLinearOperator):
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.in_structure()
+
+
+@eqx.filter_jit
+def _product(operator: NTKOperator, vector: Array) -> Array:
+    free = [operator.leaves[leaf] for leaf in operator.chosen]
+    _, pull = jax.vjp(operator._of, free)
+    return jax.jvp(operator._of, (free,), pull(vector))[1]
 
 
 @lx.is_symmetric.register(NTKOperator)
