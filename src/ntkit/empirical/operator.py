@@ -6,12 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, Float
 
+from ntkit.linalg.operators import Symmetric
 
-class NTKOperator(lx.AbstractLinearOperator):
-    """v -> J J^T v on arrays (n, o), symmetric and positive semi-definite; lineax and `top_eigenpairs` take it.
+
+class NTKOperator(Symmetric):
+    """v -> J J^T v on arrays (n, o), symmetric and positive semi-definite; solvers of lineax take it.
 
     Memory: a forward and a backward pass over all examples, and the parameters a few times; the Jacobian never.
     """
@@ -38,15 +39,9 @@ class NTKOperator(lx.AbstractLinearOperator):
         rows = jnp.concatenate([j.reshape(self.out_size(), -1) for j in jacobian], axis=1)
         return rows @ rows.T
 
-    def transpose(self) -> "NTKOperator":
-        return self
-
     def in_structure(self) -> jax.ShapeDtypeStruct:
         out = jax.eval_shape(self._of, [self.leaves[leaf] for leaf in self.chosen])
         return jax.ShapeDtypeStruct(out.shape, out.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        return self.in_structure()
 
 
 @eqx.filter_jit
@@ -54,26 +49,3 @@ def _product(operator: NTKOperator, vector: Array) -> Array:
     free = [operator.leaves[leaf] for leaf in operator.chosen]
     _, pull = jax.vjp(operator._of, free)
     return jax.jvp(operator._of, (free,), pull(vector))[1]
-
-
-@lx.is_symmetric.register(NTKOperator)
-@lx.is_positive_semidefinite.register(NTKOperator)
-def _yes(operator: NTKOperator) -> bool:
-    return True
-
-
-@lx.is_diagonal.register(NTKOperator)
-@lx.is_tridiagonal.register(NTKOperator)
-@lx.is_lower_triangular.register(NTKOperator)
-@lx.is_upper_triangular.register(NTKOperator)
-@lx.has_unit_diagonal.register(NTKOperator)
-@lx.is_negative_semidefinite.register(NTKOperator)
-def _no(operator: NTKOperator) -> bool:
-    return False
-
-
-@lx.linearise.register(NTKOperator)
-@lx.materialise.register(NTKOperator)
-@lx.conj.register(NTKOperator)
-def _itself(operator: NTKOperator) -> NTKOperator:
-    return operator

@@ -8,7 +8,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 
-class _Symmetric(lx.AbstractLinearOperator):
+class Symmetric(lx.AbstractLinearOperator):
     """A symmetric positive definite A = K + diag(noise), given by products."""
 
     def transpose(self):
@@ -18,7 +18,7 @@ class _Symmetric(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
-class MatrixOperator(_Symmetric):
+class MatrixOperator(Symmetric):
     """K + diag(noise) for a matrix K held in memory; two products of size n^2 are never formed into a copy."""
 
     matrix: Float[Array, "n n"]
@@ -40,7 +40,7 @@ class MatrixOperator(_Symmetric):
         return jnp.diagonal(self.matrix)
 
 
-class KernelOperator(_Symmetric):
+class KernelOperator(Symmetric):
     """K(x, x) + diag(noise), where K is recomputed `block` rows at a time for every product and never held.
 
     Memory: `block` times n numbers, and what the kernel needs for such a block. n is padded to a multiple of `block` by
@@ -72,7 +72,7 @@ class KernelOperator(_Symmetric):
         return self.kernel.diagonal(self.x)
 
 
-class Scaled(_Symmetric):
+class Scaled(Symmetric):
     """operator / divisor, for a positive divisor; the operator may be anyone's, as long as it is positive definite."""
 
     operator: lx.AbstractLinearOperator
@@ -90,25 +90,25 @@ class Scaled(_Symmetric):
 
 # The queries lineax puts to an operator. `linearise` must be the identity: its default would evaluate the kernel once
 # and store every block, which is the n^2 memory that KernelOperator exists to avoid.
-@lx.linearise.register(_Symmetric)
-@lx.materialise.register(_Symmetric)
-@lx.conj.register(_Symmetric)
+@lx.linearise.register(Symmetric)
+@lx.materialise.register(Symmetric)
+@lx.conj.register(Symmetric)
 def _(operator):
     return operator
 
 
-@lx.is_symmetric.register(_Symmetric)
-@lx.is_positive_semidefinite.register(_Symmetric)
+@lx.is_symmetric.register(Symmetric)
+@lx.is_positive_semidefinite.register(Symmetric)
 def _(operator):
     return True
 
 
-@lx.is_diagonal.register(_Symmetric)
-@lx.is_tridiagonal.register(_Symmetric)
-@lx.is_lower_triangular.register(_Symmetric)
-@lx.is_upper_triangular.register(_Symmetric)
-@lx.is_negative_semidefinite.register(_Symmetric)
-@lx.has_unit_diagonal.register(_Symmetric)
+@lx.is_diagonal.register(Symmetric)
+@lx.is_tridiagonal.register(Symmetric)
+@lx.is_lower_triangular.register(Symmetric)
+@lx.is_upper_triangular.register(Symmetric)
+@lx.is_negative_semidefinite.register(Symmetric)
+@lx.has_unit_diagonal.register(Symmetric)
 def _(operator):
     return False
 
