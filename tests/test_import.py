@@ -37,7 +37,7 @@ KNOWS = {
     "_means": {"nn", "_images"},
     "kernels": {"nn", "_pairs", "_images", "_means"},
     "gram": {"kernels", "nn", "_pairs"},
-    "empirical": {"kernels", "nn", "gram"},
+    "empirical": {"kernels", "nn", "gram", "linalg"},
     "predict": {"kernels", "nn", "gram", "linalg", "empirical"},
     "diagnose": {"kernels", "nn", "gram", "linalg", "empirical", "predict"},
     "plots": {"kernels", "nn", "gram", "linalg", "empirical", "predict", "diagnose"},
