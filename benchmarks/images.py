@@ -4,13 +4,10 @@ Writes docs/benchmarks/images.md and images.json. How a row is measured: see run
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 from pathlib import Path
 
-from run import ROOT, Row, cpu_name, measure, peer_python, verdict
+from run import ROOT, Row, measure, page, peer_python
 
 ROWS = [
     Row("5 conv layers + global pooling, 16 pairs", "cnn-5", "neural-tangents", "cnn-5", 60, rounds=5),
@@ -23,30 +20,11 @@ ROWS = [
 ]
 
 
-def table(results: list[dict], versions: dict, cores: int) -> str:
-    lines = [
-        "# Networks of images: speed",
-        "",
-        f"Measured on {datetime.date.today()} by `make bench-images`: {cores} CPU cores ({cpu_name()}), "
-        f"float32, Python {platform.python_version()}, images of 32 x 32 x 3. The systems of a row take turns in one "
-        "run; medians.",
-        "",
-        "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items())
-        + ".",
-        "",
-        "Ours is `ntkit.gram(theta, x1, x2)`: NumPy array out. `first` are the seconds of the first call, compilation "
-        "included. `error` is the largest deviation from our float64, relative.",
-        "",
-        "| work | ntkit | peer | time of the peer | ratio | target | first, ours and peer's | error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results:
-        ratio, target = verdict(row)
-        lines.append(
-            f"| {row['title']} | {1e3 * row['seconds']:.0f} ms | {row['peer']} | {1e3 * row['peer_seconds']:.0f} ms "
-            f"| {ratio} | {target} | {row['first']:.1f}, {row['peer_first']:.1f} s | {row['ours_check']['error']:.0e} |"
-        )
-    return "\n".join([*lines, ""])
+INTRODUCTION = "images of 32 x 32 x 3"
+NOTE = (
+    "Ours is `ntkit.gram(theta, x1, x2)`: NumPy array out. `first` are the seconds of the first call, compilation "
+    "included. `error` is the largest deviation from our float64, relative."
+)
 
 
 def main() -> None:
@@ -57,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.only or row.ours in arguments.only.split(",")]
     results, versions = measure(rows, arguments.peer_python or peer_python(), "ntkit_images_worker.py")
-    text = table(results, versions, len(os.sched_getaffinity(0)))
+    text = page("Networks of images: speed", "make bench-images", INTRODUCTION, NOTE, results, versions)
     print(text)
     if not arguments.only:
         (arguments.out / "images.md").write_text(text)

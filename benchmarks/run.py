@@ -121,6 +121,34 @@ def measure(rows: list[Row], peer: Path, script: str = "ntkit_worker.py") -> tup
     return results, versions
 
 
+def page(title: str, command: str, sizes: str, note: str, results: list[dict], versions: dict) -> str:
+    """The page of a comparison, a line a row."""
+    cores = len(os.sched_getaffinity(0))
+    lines = [
+        f"# {title}",
+        "",
+        f"Measured on {datetime.date.today()} by `{command}`: {cores} CPU cores ({cpu_name()}), float32, "
+        f"Python {platform.python_version()}, {sizes}. The systems of a row take turns in one run; medians.",
+        "",
+        "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items())
+        + ".",
+        "",
+        note,
+        "",
+        "| work | ntkit | peer | time of the peer | ratio | target | first, ours and peer's | error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        ratio, target = verdict(row)
+        times = (1e3 * row[key] for key in ("seconds", "peer_seconds"))
+        ours, theirs = (f"{time:.0f} ms" if time >= 100 else f"{time:.3g} ms" for time in times)
+        lines.append(
+            f"| {row['title']} | {ours} | {row['peer']} | {theirs} | {ratio} | {target} "
+            f"| {row['first']:.1f}, {row['peer_first']:.1f} s | {row['ours_check']['error']:.0e} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 def first_calls(peer: Path, repeats: int = 3) -> dict:
     """Seconds of the first call in a fresh process, compile included, depth 10."""
     columns: dict[str, list[float]] = {"ntkit": [], "neural-tangents": []}

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ntkit._check import check_finite
 from ntkit.empirical._uses import first_not_finite
-from ntkit.empirical.methods import network
+from ntkit.empirical.methods import length, network
 from ntkit.errors import ComputationError, InputError
 
 FLOATS = ("float32", "float64")
@@ -64,10 +64,6 @@ def check_parameters(params: Any) -> None:
             raise InputError(f"Parameter `{name}` has dtype {leaf.dtype}; convert it to float32 or float64.")
         if not isinstance(leaf, jax.core.Tracer) and not bool(np.isfinite(np.asarray(leaf)).all()):
             raise InputError(f"Parameter `{name}` is not finite: has training diverged?")
-
-
-def length(x: Any) -> int:
-    return jax.tree.leaves(x)[0].shape[0]
 
 
 def check_batch(name: str, x: Any) -> Any:

@@ -13,6 +13,7 @@ import enum
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 Outputs = Literal["full", "diagonal", "mean"]
@@ -94,13 +95,8 @@ def contribution(left: Factor, right: Factor, kind: Outputs) -> Array:
     inputs = jnp.matmul(x.reshape(n1 * t, -1), y.reshape(n2 * s, -1).T, precision="highest")
     if t == s == 1:
         products = _products(g.reshape(n1, o, f), h.reshape(n2, -1, f), kind)
-        return (
-            inputs[:, None, :, None] * products
-            if kind == "full"
-            else inputs[..., None] * products
-            if (kind == "diagonal")
-            else inputs * products
-        )
+        beside = {"full": np.s_[:, None, :, None], "diagonal": np.s_[..., None], "mean": np.s_[:]}[kind]
+        return inputs[beside] * products
     inputs = inputs.reshape(n1, t, n2, s)
     letters = {"full": "iatf,jbsf,itjs->iajb", "diagonal": "iatf,jasf,itjs->ija", "mean": "iatf,jasf,itjs->ij"}[kind]
     return jnp.einsum(letters, g, h, inputs, precision="highest", optimize=[(0, 1), (0, 1)])

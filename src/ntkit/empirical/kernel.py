@@ -6,13 +6,12 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from ntkit.empirical import _checks as checks
 from ntkit.empirical._rules import Outputs, finished
-from ntkit.empirical.methods import ByVectorProducts, Method, Network, network
+from ntkit.empirical.methods import ByVectorProducts, Method, Network, length, network
 from ntkit.empirical.operator import NTKOperator
 from ntkit.empirical.plan import Plan, automatic, plan_of
 from ntkit.errors import InputError
@@ -86,41 +85,37 @@ class EmpiricalNTK(Kernel):
         return EmpiricalNTK(self.fn, self.params, outputs=self.outputs, method=self.method, only=only)
 
     def __call__(self, x1: Any, x2: Any = None) -> Array:
-        first, second = self._checked(x1, x2)
-        value = _kernel(self._as_precise_as(first), first, second)
+        value = _kernel(*self._checked(x1, x2))
         checks.check_values(value)
         return value
 
     def diagonal(self, x: Any) -> Array:
         """K(x_i, x_i) of each example: (n,), (n, o) or (n, o, o)."""
-        first, _ = self._checked(x, None)
-        value = _diagonal(self._as_precise_as(first), first)
+        kernel, first, _ = self._checked(x, None)
+        value = _diagonal(kernel, first)
         checks.check_values(value)
         return value
 
     def by_layer(self, x1: Any, x2: Any = None) -> dict[str, Array]:
         """What each parameter adds, by name; the sum over all is the kernel."""
-        first, second = self._checked(x1, x2)
-        names = dict(checks.floats(self.params))
-        return {names[leaf][0]: value for leaf, value in _by_leaf(self._as_precise_as(first), first, second).items()}
+        names = checks.floats(self.params)
+        return {names[leaf][0]: value for leaf, value in _by_leaf(*self._checked(x1, x2)).items()}
 
     def plan(self, x1: Any, x2: Any = None) -> Plan:
         """How each parameter would be treated for these inputs, with operations and bytes; nothing is computed."""
-        first, second = self._checked(x1, x2, shapes=True)
-        params = self._as_precise_as(first).params
-        leaves, names = jax.tree.leaves(params), checks.floats(params)
-        net = self._as_precise_as(first)._network(first)
-        n1, n2 = checks.length(first), checks.length(first if second is None else second)
-        itemsize = max(np.dtype(leaves[leaf].dtype).itemsize for leaf in net.wanted)
-        return plan_of(net, self._method(net, n1, n2, second is None), {k: v[0] for k, v in names.items()}, n1, n2,
-                       self.outputs, second is None, itemsize)  # fmt: skip
+        kernel, first, second = self._checked(x1, x2, values=False)
+        net, known = kernel._network(first), checks.floats(kernel.params)
+        n1, n2 = length(first), length(first if second is None else second)
+        itemsize = max(known[leaf][1].dtype.itemsize for leaf in net.wanted)
+        names = {leaf: name for leaf, (name, _) in known.items()}
+        method = kernel._method(net, n1, n2, second is None)
+        return plan_of(net, method, names, n1, n2, self.outputs, second is None, itemsize)
 
     def operator(self, x: Any) -> NTKOperator:
         """The matrix of all examples and outputs as a lineax operator on (n, o): one vjp and one jvp a product."""
-        first, _ = self._checked(x, None)
-        chosen = checks.chosen(self.params, self.only)
-        leaves, treedef = jax.tree.flatten(self._as_precise_as(first).params)
-        return NTKOperator(self.fn, leaves, first, treedef, chosen)
+        kernel, first, _ = self._checked(x, None)
+        leaves, treedef = jax.tree.flatten(kernel.params)
+        return NTKOperator(self.fn, leaves, first, treedef, checks.chosen(self.params, self.only))
 
     def _as_precise_as(self, x: Any) -> "EmpiricalNTK":
         """With parameters in float64 where the inputs are, as the solvers hand them in."""
@@ -133,65 +128,52 @@ class EmpiricalNTK(Kernel):
 
     def _network(self, x: Any) -> Network:
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
-        return _network_of(self, example)
+        return network(self.fn, self.params, example, checks.chosen(self.params, self.only))
 
     def _method(self, net: Network, n1: int, n2: int, same: bool) -> Method:
         return automatic(net, n1, n2, self.outputs, same) if self.method == "auto" else self.method
 
-    def _checked(self, x1: Any, x2: Any, shapes: bool = False) -> tuple[Any, Any]:
+    def _checked(self, x1: Any, x2: Any, values: bool = True) -> tuple["EmpiricalNTK", Any, Any]:
+        """This kernel, as precise as the inputs, and these as arrays. `values`: what the function makes is looked at."""
         first, second = checks.check_batch("x1", x1), None if x2 is None else checks.check_batch("x2", x2)
         if second is not None:
             checks.check_alike(first, second)
-        if not shapes:
-            params = self._as_precise_as(first).params
-            for name, x in (("x1", first), ("x2", second)):
-                if x is not None:
-                    checks.check_function(self.fn, params, name, x)
-        return first, second
+        kernel = self._as_precise_as(first)
+        for name, x in (("x1", first), ("x2", second)):
+            if values and x is not None:
+                checks.check_function(self.fn, kernel.params, name, x)
+        return kernel, first, second
 
-    def _values(self, x1: Any, x2: Any) -> tuple[dict[int, Array], Network]:
-        net = self._network(x1)
-        n1, n2 = checks.length(x1), checks.length(x1 if x2 is None else x2)
-        method = self._method(net, n1, n2, x2 is None)
-        return method.by_leaf(net, jax.tree.leaves(self.params), x1, x2, self.outputs), net
-
-
-def _network_of(kernel: EmpiricalNTK, example: Any) -> Network:
-    return network(kernel.fn, kernel.params, example, checks.chosen(kernel.params, kernel.only))
+    def _values(self, x1: Any, x2: Any, apart: bool = False) -> dict[int, Array]:
+        """What each parameter adds, in the promised shape; of vector products, if not `apart`, the sum alone."""
+        net, leaves = self._network(x1), jax.tree.leaves(self.params)
+        method = self._method(net, length(x1), length(x1 if x2 is None else x2), x2 is None)
+        if apart and isinstance(method, ByVectorProducts):
+            each = [(leaf, net._replace(wanted=(leaf,))) for leaf in net.wanted]
+            values = {leaf: method.by_leaf(one, leaves, x1, x2, self.outputs)[-1] for leaf, one in each}
+        else:
+            values = method.by_leaf(net, leaves, x1, x2, self.outputs)
+        return {leaf: finished(value, self.outputs, net.outputs) for leaf, value in values.items()}
 
 
 @eqx.filter_jit
 def _kernel(kernel: EmpiricalNTK, x1: Any, x2: Any) -> Array:
-    by_leaf, net = kernel._values(x1, x2)
-    total = sum(by_leaf.values())
-    return finished(jnp.asarray(total), kernel.outputs, net.outputs)
+    return jnp.asarray(sum(kernel._values(x1, x2).values()))
 
 
 @eqx.filter_jit
 def _by_leaf(kernel: EmpiricalNTK, x1: Any, x2: Any) -> dict[int, Array]:
-    net = kernel._network(x1)
-    n1, n2 = checks.length(x1), checks.length(x1 if x2 is None else x2)
-    method, leaves = kernel._method(net, n1, n2, x2 is None), jax.tree.leaves(kernel.params)
-    if isinstance(method, ByVectorProducts):
-        each = {leaf: net._replace(wanted=(leaf,)) for leaf in net.wanted}
-        values = {leaf: method.by_leaf(one, leaves, x1, x2, kernel.outputs)[-1] for leaf, one in each.items()}
-    else:
-        values = method.by_leaf(net, leaves, x1, x2, kernel.outputs)
-    return {leaf: finished(value, kernel.outputs, net.outputs) for leaf, value in values.items()}
-
-
-@eqx.filter_jit
-def _diagonal(kernel: EmpiricalNTK, x: Any) -> Array:
-    net = kernel._network(x)
-    method, leaves = kernel._method(net, 1, 1, True), jax.tree.leaves(kernel.params)
-
-    def own(example: Any) -> Array:
-        one = jax.tree.map(lambda a: a[None], example)
-        total = sum(method.by_leaf(net, leaves, one, None, kernel.outputs).values())
-        return finished(jnp.asarray(total), kernel.outputs, net.outputs)[0, 0]
-
-    return jax.lax.map(own, x, batch_size=_BATCH)
+    return kernel._values(x1, x2, apart=True)
 
 
 # Examples whose own kernels are computed together.
 _BATCH = 32
+
+
+@eqx.filter_jit
+def _diagonal(kernel: EmpiricalNTK, x: Any) -> Array:
+    def own(example: Any) -> Array:
+        one = jax.tree.map(lambda a: a[None], example)
+        return jnp.asarray(sum(kernel._values(one, None).values()))[0, 0]
+
+    return lax.map(own, x, batch_size=_BATCH)

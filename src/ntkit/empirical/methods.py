@@ -1,5 +1,6 @@
 """Three ways to the same numbers: structured, by the Jacobian, by vector products."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as core
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from ntkit.empirical._rules import (
@@ -45,6 +45,11 @@ def network(fn: Callable, params: Any, example: Any, wanted: tuple[int, ...]) ->
     return Network(jaxpr, len(leaves), wanted, out.shape[0])
 
 
+def length(x: Any) -> int:
+    """Examples in a batch."""
+    return jax.tree.leaves(x)[0].shape[0]
+
+
 class ByLeaf(NamedTuple):
     """How each parameter that counts is treated."""
 
@@ -53,7 +58,26 @@ class ByLeaf(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Structured:
+class _ByFactors(abc.ABC):
+    """A method that makes a factor of each side for each parameter. `chunk`: examples differentiated at once."""
+
+    chunk: int | None = None
+
+    @abc.abstractmethod
+    def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
+        """The uses that are made use of, and how each parameter that counts is treated."""
+
+    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+        """What each parameter adds, as `contribution`; x2 None for x1 again."""
+        uses, how = self.treat(net, length(x1), length(x1 if x2 is None else x2), kind, x2 is None)
+        one = partial(_factors_of_one, net, leaves, uses, how)
+        left = _over_examples(one, x1, self.chunk)
+        right = left if x2 is None else _over_examples(one, x2, self.chunk)
+        return {leaf: contribution(left[leaf], right[leaf], kind) for leaf in net.wanted}
+
+
+@dataclasses.dataclass(frozen=True)
+class Structured(_ByFactors):
     """Never the Jacobian: of each parameter activations and cotangents, or its own gradients, whichever is cheaper.
 
     A dense parameter adds (A1 A2^T) * (G1 G2^T); one with several rows (sequences, convolutions) pairs of rows or
@@ -62,34 +86,16 @@ class Structured:
     runs convolutions many times slower inside of loops: there smaller tiles of `ntkit.gram` are the better way.)
     """
 
-    chunk: int | None = None
-
     def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
         uses, how = find_uses(net.jaxpr, net.leaves, net.wanted), {}
         for leaf in net.wanted:
-            size = net.jaxpr.jaxpr.invars[leaf].aval.size
             if (use := uses.by_leaf.get(leaf)) is None:
-                how[leaf] = ByLeaf(Rule.AUTODIFF, Shapes(1, 1, size))
+                how[leaf] = _by_autodiff(net, leaf)
                 continue
             t, f = jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
-            shapes = Shapes(t, size // f, f)
+            shapes = Shapes(t, net.jaxpr.jaxpr.invars[leaf].aval.size // f, f)
             how[leaf] = ByLeaf(cheaper(shapes, n1, n2, net.outputs, kind, same), shapes)
         return uses, how
-
-    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
-        """What each parameter adds, as `contribution`; x2 None for x1 again."""
-        n1 = len(jax.tree.leaves(x1)[0])
-        n2 = n1 if x2 is None else len(jax.tree.leaves(x2)[0])
-        uses, how = self.treat(net, n1, n2, kind, x2 is None)
-        left = self._factors(net, leaves, uses, how, x1)
-        right = left if x2 is None else self._factors(net, leaves, uses, how, x2)
-        return {leaf: contribution(left[leaf], right[leaf], kind) for leaf in net.wanted}
-
-    def _factors(
-        self, net: Network, leaves: list[Array], uses: Uses, how: dict[int, ByLeaf], x: Any
-    ) -> dict[int, Factor]:
-        one = partial(_factors_of_one, net, leaves, uses, how)
-        return _over_examples(one, x, self.chunk)
 
 
 def _factors_of_one(
@@ -121,27 +127,21 @@ def _factors_of_one(
 
 
 def _over_examples(fn: Callable[[Any], Any], x: Any, chunk: int | None) -> Any:
-    n = len(jax.tree.leaves(x)[0])
-    if chunk is None or chunk >= n:
+    if chunk is None or chunk >= length(x):
         return jax.vmap(fn)(x)
     return jax.lax.map(fn, x, batch_size=chunk)
 
 
 @dataclasses.dataclass(frozen=True)
-class ByJacobian:
+class ByJacobian(_ByFactors):
     """The gradients of all outputs by all parameters, multiplied. `chunk`: examples differentiated at once."""
 
-    chunk: int | None = None
+    def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
+        return Uses({}), {leaf: _by_autodiff(net, leaf) for leaf in net.wanted}
 
-    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
-        left = self._jacobian(net, leaves, x1)
-        right = left if x2 is None else self._jacobian(net, leaves, x2)
-        return {leaf: contribution(left[leaf], right[leaf], kind) for leaf in net.wanted}
 
-    def _jacobian(self, net: Network, leaves: list[Array], x: Any) -> dict[int, Factor]:
-        nothing = Uses({})
-        how = {leaf: ByLeaf(Rule.AUTODIFF, Shapes(1, 1, int(np.size(leaves[leaf])))) for leaf in net.wanted}
-        return _over_examples(partial(_factors_of_one, net, leaves, nothing, how), x, self.chunk)
+def _by_autodiff(net: Network, leaf: int) -> ByLeaf:
+    return ByLeaf(Rule.AUTODIFF, Shapes(1, 1, net.jaxpr.jaxpr.invars[leaf].aval.size))
 
 
 @dataclasses.dataclass(frozen=True)

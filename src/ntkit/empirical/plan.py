@@ -3,8 +3,8 @@
 import dataclasses
 
 from ntkit._check import format_bytes
-from ntkit.empirical._rules import Count, Outputs, Rule, Shapes, count
-from ntkit.empirical.methods import ByJacobian, ByVectorProducts, Method, Network, Structured
+from ntkit.empirical._rules import Count, Outputs, Shapes, count
+from ntkit.empirical.methods import ByVectorProducts, Method, Network, Structured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,9 @@ def plan_of(
 ) -> Plan:
     """Of a network for n1 x n2 pairs."""
     lines = []
-    for leaf, (rule, shapes) in _treatment(net, method, n1, n2, kind, same).items():
+    # Vector products see no uses; what their passes cost is read off those all the same.
+    by_factors = Structured() if isinstance(method, ByVectorProducts) else method
+    for leaf, (rule, shapes) in by_factors.treat(net, n1, n2, kind, same)[1].items():
         if isinstance(method, ByVectorProducts):
             cost, how = _of_products(net, shapes, n1, n2), "vector products"
         else:
@@ -64,20 +66,10 @@ def plan_of(
 
 def automatic(net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> Method:
     """`Structured`, unless its parameters that are left to autodiff are so large that vector products are cheaper."""
-    how = _treatment(net, Structured(), n1, n2, kind, same).values()
+    how = Structured().treat(net, n1, n2, kind, same)[1].values()
     structured = sum(count(rule, shapes, n1, n2, net.outputs, kind, same).operations for rule, shapes in how)
     products = sum(_of_products(net, shapes, n1, n2).operations for _, shapes in how)
     return ByVectorProducts() if products < structured / 2 else Structured()
-
-
-def _treatment(
-    net: Network, method: Method, n1: int, n2: int, kind: Outputs, same: bool
-) -> dict[int, tuple[Rule, Shapes]]:
-    how = Structured().treat(net, n1, n2, kind, same)[1]
-    if isinstance(method, ByJacobian):
-        sizes = {leaf: h.shapes.inputs * h.shapes.columns for leaf, h in how.items()}
-        return {leaf: (Rule.AUTODIFF, Shapes(1, 1, size)) for leaf, size in sizes.items()}
-    return {leaf: (h.rule, h.shapes) for leaf, h in how.items()}
 
 
 def _of_products(net: Network, shapes: Shapes, n1: int, n2: int) -> Count:

@@ -34,7 +34,6 @@ def bytes_per_example(s: Structure, entries: dict[str, int], outputs: int, word:
     return max(1, held * word)
 
 
-# Cut by examples first.
 def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | None) -> list[Block]:
     """One block where all fits the budget, else blocks of a quarter of it; outputs are cut only where a single
     example does not fit."""
@@ -111,13 +110,14 @@ class Pair:
         us = self.s.uses[name]
         if not us or all(self.side1.cotangents[u] is None or self.side2.cotangents[u] is None for u in us):
             return
+        whole = lambda gram, name, _: self._add(gram, lambda side: self._whole(side, name))  # noqa: E731
         {
             "rank one": self._dense,
             "tokens": self._dense,
             "gradients": self._gradients,
             "lookup": self._lookup,
-            "entries": lambda gram, name, _: self._add(gram, lambda side: self._whole(side, name)),
-            "pulled back": lambda gram, name, _: self._add(gram, lambda side: self._whole(side, name)),
+            "entries": whole,
+            "pulled back": whole,
             "sum of uses": self._sum_of_uses,
         }[step.method](gram, name, us)
 

@@ -33,7 +33,7 @@ from numpy.polynomial.legendre import leggauss
 
 from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._angle import angle
-from ntkit.nn.activations._tails import DISTANT, distant_diagonals, distant_orthant
+from ntkit.nn.activations._tails import DISTANT, bytes_of, distant_diagonals, distant_orthant
 
 # Beyond it a normal tail is 0 in every dtype.
 FAR = 40.0
@@ -100,7 +100,7 @@ def expectations(
             law, weight, s1, s2 = _windowed(law, pair, t1, t2, width)
         found = _contract(law, s1, s2, outer)
         if tails:
-            distant = jnp.maximum(law.h, law.k) > DISTANT[8 if law.h.dtype.itemsize > 4 else 4]
+            distant = jnp.maximum(law.h, law.k) > DISTANT[bytes_of(law.h)]
             found = jnp.where(distant[None], _contract_distant(law, s1, s2, outer), found)
         return total + weight[None] * found, None
 
@@ -278,7 +278,7 @@ def owen(h: Array, m: Array) -> Array:
     big, small = jnp.where(steep, far, h), jnp.where(steep, h, far)
     alive = big > 0
     ratio = jnp.where(alive, small / jnp.where(alive, big, 1), 0)
-    x, w = _NODES[8 if m.dtype.itemsize > 4 else 4]
+    x, w = _NODES[bytes_of(m)]
     node = ((x + 1) / 2).astype(m.dtype).reshape((-1,) + (1,) * m.ndim)
     along = jnp.exp(-((small[None] * node) ** 2) / 2) / (1 + (ratio[None] * node) ** 2)
     inner = ratio * jnp.tensordot((w / 2).astype(m.dtype), along, 1) * jnp.exp(-big * big / 2) / (2 * np.pi)

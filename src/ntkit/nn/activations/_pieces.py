@@ -23,7 +23,7 @@ from ntkit.nn.activations._kinks import Kink
 from ntkit.nn.activations._lengths import cost, turning
 from ntkit.nn.activations._moments import Pair, density, expectations, over, pair_of
 from ntkit.nn.activations._road import Road
-from ntkit.nn.activations._tails import DISTANT, LEFT_OUT
+from ntkit.nn.activations._tails import DISTANT, LEFT_OUT, bytes_of
 
 
 class Term(NamedTuple):
@@ -243,12 +243,8 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
         ratio = jnp.where(total >= tiny, mass / jnp.maximum(total, tiny), jnp.inf)
         # What rounds by less than some of the smallest numbers, though it be all there is, is right.
         ratios.append(jnp.where(mass * eps < tiny, 0, ratio))
-    left_out = LEFT_OUT[_bytes(q)] if pieces.vanishes else 0.0
+    left_out = LEFT_OUT[bytes_of(q)] if pieces.vanishes else 0.0
     return 32 * eps * (1 + jnp.maximum(*ratios)) + left_out
-
-
-def _bytes(x: Array) -> int:
-    return 8 if x.dtype.itemsize > 4 else 4
 
 
 def _mass(pieces: Pieces, xx: Array, yy: Array, tails: bool) -> Array:
@@ -264,7 +260,7 @@ def _mass(pieces: Pieces, xx: Array, yy: Array, tails: bool) -> Array:
             h = over(place, s)
             # exp(-h^2 / 2) rounds by h^2 units.
             near = abs(c) * reach * safe_sqrt(ndtr(-h) * (1 + h * h))
-            root = root + (jnp.where(h > DISTANT[_bytes(h)], 0, near) if tails else near)
+            root = root + (jnp.where(h > DISTANT[bytes_of(h)], 0, near) if tails else near)
         if tails:
             root = root + _distant_root(pieces, s)
         total = total * root
@@ -283,7 +279,7 @@ def _distant_root(pieces: Pieces, s: Array) -> Array:
             * (math.comb(2 * a.order, a.order) / safe ** (2 * a.order) if a is b else safe ** abs(a.order - b.order))
             for a in terms for b in terms
         )  # fmt: skip
-        total = total + safe_sqrt(jnp.where(h > DISTANT[_bytes(h)], square * ndtr(-h) * (1 + h * h), 0))
+        total = total + safe_sqrt(jnp.where(h > DISTANT[bytes_of(h)], square * ndtr(-h) * (1 + h * h), 0))
     return total
 
 

@@ -30,9 +30,14 @@ _REACH = 8.5
 _RULES = {4: leggauss(14), 8: leggauss(20)}
 
 
+def bytes_of(x: Array) -> int:
+    """Which of two tables its dtype reads: 4 or 8 bytes."""
+    return 8 if x.dtype.itemsize > 4 else 4
+
+
 def _rule(like: Array, panels: int = 1) -> tuple[Array, Array, Array]:
     """Gauss's nodes and weights on [0, 1], as often as there are panels, and which panel each belongs to."""
-    x, w = _RULES[8 if like.dtype.itemsize > 4 else 4]
+    x, w = _RULES[bytes_of(like)]
     nodes, weights = (jnp.asarray(np.tile(y, panels), like.dtype) for y in ((x + 1) / 2, w / 2))
     return jnp.asarray(np.repeat(np.arange(panels), len(x))), nodes, weights
 
