@@ -134,7 +134,7 @@ class EmpiricalNTK(Kernel):
         return automatic(net, n1, n2, self.outputs, same) if self.method == "auto" else self.method
 
     def _checked(self, x1: Any, x2: Any, values: bool = True) -> tuple["EmpiricalNTK", Any, Any]:
-        """This kernel, as precise as the inputs, and these as arrays. `values`: what the function makes is looked at."""
+        """This kernel, as precise as the inputs, and these as arrays. `values`: what the function makes is checked."""
         first, second = checks.check_batch("x1", x1), None if x2 is None else checks.check_batch("x2", x2)
         if second is not None:
             checks.check_alike(first, second)
