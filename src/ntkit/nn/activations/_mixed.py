@@ -17,7 +17,7 @@ and the norms go with those of kappa, of which the function then is nearly all.
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple, final
 
 import jax
@@ -28,6 +28,7 @@ from jaxtyping import Array
 
 from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._base import Diagonal, Dual
+from ntkit.nn.activations._double import ROUNDING, in_double
 from ntkit.nn.activations._lengths import Turning, cost, turning
 from ntkit.nn.activations._local import both_expectations
 from ntkit.nn.activations._moments import Pair, pair_of
@@ -39,9 +40,7 @@ from ntkit.nn.activations._runtime import Row, beyond, row, sums
 from ntkit.nn.activations._tables import Series
 from ntkit.nn.activations._tails import LEFT_OUT
 
-# Pairs on which float32 is compared with float64, and by how much more it may be off elsewhere.
-PAIRS, SAFETY = 1024, 2.0
-# float32 is fitted to this. float64 rounds by this many units times what cancels, as float32 was measured to do.
+# float32 is fitted to this. float64 rounds by this many units times what cancels, measured.
 SINGLE_TOLERANCE, UNITS = 5e-7, 400
 
 
@@ -58,70 +57,30 @@ class Mixed(Road):
             return fit_rest(fn, slope, self.places, tolerance, variances, DOUBLE)
         return fit_rest(fn, slope, self.places, max(tolerance, SINGLE_TOLERANCE), variances, SINGLE)
 
-    @cached_property
-    def _rounded(self) -> Series:
-        series = self.rest(np.dtype(np.float32)).fit.series
-        return jax.tree.map(lambda x: x.astype(np.float32) if isinstance(x, np.ndarray) else x, series)
-
-    def series(self, dtype: np.dtype) -> Series:
-        return self.rest(dtype).fit.series if dtype.itemsize > 4 else self._rounded
-
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        return mixed_dual(self.rest(xy.dtype), self.series(xy.dtype), xx, xy, yy, gap)
+        return in_double(partial(mixed_dual, self.rest(xy.dtype)), xx, xy, yy, gap)
 
     def diagonal(self, q: Array) -> Diagonal:
-        return Diagonal(*(integral(fn, self.places, q, 2) for fn in self.functions))
+        return in_double(lambda q: Diagonal(*(integral(fn, self.places, q, 2) for fn in self.functions)), q)
 
     def variance(self, q: Array) -> Array:
-        return mixed_variance(self.rest(q.dtype), self.series(q.dtype), q)
+        return in_double(partial(mixed_variance, self.rest(q.dtype)), q)
 
     def mean(self, q: Array) -> Array:
-        return integral(self.functions[0], self.places, q, 1)
+        return in_double(lambda q: integral(self.functions[0], self.places, q, 1), q)
 
     @property
     def functions(self) -> tuple[Callable, Callable]:
         return self.plan.fn, self.plan.derivative or derivative_of(self.plan.fn)
 
     def error(self, q: Array) -> Array:
-        rest, single = self.rest(q.dtype), q.dtype.itemsize <= 4
-        tails = LEFT_OUT[8] if rest.parts.vanish[1] else 0.0
-        rounding = self.single_error if single else UNITS * float(np.finfo(np.float64).eps) * rest.mass + tails
-        inside = jnp.where(q < rest.low**2, rest.below, rest.fit.error).astype(q.dtype) + rounding
-        outside = inside + beyond(rest.fit, self.series(q.dtype), q)
+        return in_double(partial(self._error, self.rest(q.dtype)), q) + ROUNDING * float(jnp.finfo(q.dtype).eps)
+
+    def _error(self, rest: Rest, q: Array) -> Array:
+        rounding = UNITS * float(np.finfo(np.float64).eps) * rest.mass + (LEFT_OUT if rest.parts.vanish[1] else 0.0)
+        inside = jnp.where(q < rest.low**2, rest.below, rest.fit.error) + rounding
+        outside = inside + beyond(rest.fit, rest.fit.series, q)
         return jnp.where(q <= rest.fit.tables.scale.top**2, inside, outside)
-
-    @cached_property
-    def single_error(self) -> float:
-        """What rounding adds in float32: twice the largest difference to the same series in float64."""
-        rest = self.rest(np.dtype(np.float32))
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            law = _random_laws(rest.low**2, rest.fit.tables.scale.top**2)
-            rough = jax.jit(self.dual)(*(jnp.asarray(x, np.float32) for x in law))
-            fine = jax.jit(partial(mixed_dual, rest, rest.fit.series))(*(jnp.asarray(x, np.float64) for x in law))
-            diagonal = jax.jit(self.diagonal)
-            ends = [diagonal(jnp.asarray(law[i])) for i in (0, 2)]
-            worst = 0.0
-            for a, b, q1, q2 in zip(rough[:2], fine[:2], *ends, strict=True):
-                # What underflows is right.
-                away = np.abs(np.asarray(a, np.float64) - np.asarray(b)) - 100 * float(np.finfo(np.float32).tiny)
-                size = np.sqrt(np.asarray(q1)) * np.sqrt(np.asarray(q2))
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    error = np.where(away > 0, away / size, 0 * away)
-                worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
-        return SAFETY * worst
-
-
-def _random_laws(low: float, top: float) -> tuple[np.ndarray, ...]:
-    """Pairs all over the range, half of them nearly parallel or antiparallel, a quarter of equal variance."""
-    draw = np.random.default_rng(0)
-    q1, q2 = low * (top / low) ** draw.uniform(size=(2, PAIRS))
-    q1[:4], q2[:4] = (low, low, top, top), (low, top, low, top)
-    q2[4 : PAIRS // 4] = q1[4 : PAIRS // 4]
-    theta = np.where(np.arange(PAIRS) % 2, draw.uniform(0, np.pi, PAIRS), 10 ** draw.uniform(-5, 0, PAIRS))
-    theta = np.where(np.arange(PAIRS) % 4, theta, np.pi - theta)
-    s = np.sqrt(q1 * q2)
-    gap = 2 * s * np.where(theta < np.pi / 2, np.sin(theta / 2), np.cos(theta / 2)) ** 2
-    return q1, s * np.cos(theta), q2, gap
 
 
 class End(NamedTuple):
@@ -144,13 +103,14 @@ class Lost(NamedTuple):
     slope: Array
 
 
-def mixed_dual(rest: Rest, series: Series, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
+def mixed_dual(rest: Rest, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
     """Both duals and the gap, as `Nonlinearity.dual`."""
+    series = rest.fit.series
     parity, top, ndim = series.parity, series.scale.top, xy.ndim
     xx, yy = (q.reshape((1,) * (ndim - q.ndim) + q.shape) for q in (xx, yy))
     pair = pair_of(xx, size(xy) if parity else xy, yy, gap)
     pair = pair._replace(s1=jnp.minimum(pair.s1, top), s2=jnp.minimum(pair.s2, top))
-    ends = _end(rest, series, xx), _end(rest, series, yy)
+    ends = _end(rest, xx), _end(rest, yy)
     left, right = (end.row for end in ends)
     kinks, smooth = _kinks_lost(rest, pair, ends), _rest_lost(series, left, right, pair)
     lost = kinks.apart + kinks.step + (smooth.apart + smooth.step)
@@ -196,8 +156,9 @@ def _apart(features: np.ndarray, signs: np.ndarray, left: Row, right: Row) -> tu
     return near, jnp.sum(signs * a * a, axis=0) + jnp.sum(signs * b * b, axis=0) - near
 
 
-def _end(rest: Rest, series: Series, q: Array) -> End:
+def _end(rest: Rest, q: Array) -> End:
     """The row of a variance, with its kinks."""
+    series = rest.fit.series
     table, start = row(series, q), rest.parts.start
     inside = row(series, jnp.minimum(q, series.scale.top**2))
     own = _own(rest, q, series.scale.top)
@@ -261,7 +222,7 @@ def _kinks_lost(rest: Rest, pair: Pair, ends: tuple[End, End]) -> Lost:
     return Lost(apart, step, halves + value[0] * unit, derivative[0] * slope_unit)
 
 
-def mixed_variance(rest: Rest, series: Series, q: Array) -> Array:
+def mixed_variance(rest: Rest, q: Array) -> Array:
     """E[phi^2] as it goes with `mixed_dual`."""
-    norm = (_end(rest, series, q).row if rest.parts.start else row(series, q)).norm
+    norm = (_end(rest, q).row if rest.parts.start else row(rest.fit.series, q)).norm
     return norm * norm

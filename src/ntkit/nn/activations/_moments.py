@@ -33,7 +33,7 @@ from numpy.polynomial.legendre import leggauss
 
 from ntkit.nn._law import safe_sqrt, size
 from ntkit.nn.activations._angle import angle
-from ntkit.nn.activations._tails import DISTANT, bytes_of, distant_diagonals, distant_orthant
+from ntkit.nn.activations._tails import DISTANT, distant_diagonals, distant_orthant
 
 # Beyond it a normal tail is 0 in every dtype.
 FAR = 40.0
@@ -100,7 +100,7 @@ def expectations(
             law, weight, s1, s2 = _windowed(law, pair, t1, t2, width)
         found = _contract(law, s1, s2, outer)
         if tails:
-            distant = jnp.maximum(law.h, law.k) > DISTANT[bytes_of(law.h)]
+            distant = jnp.maximum(law.h, law.k) > DISTANT
             found = jnp.where(distant[None], _contract_distant(law, s1, s2, outer), found)
         return total + weight[None] * found, None
 
@@ -265,7 +265,7 @@ def _orthant(law: Corner) -> Array:
     return jnp.where(law.at_zero, (np.pi - law.theta) / (2 * np.pi), general)
 
 
-_NODES = {4: leggauss(7), 8: leggauss(13)}
+_NODES = leggauss(13)
 
 
 def owen(h: Array, m: Array) -> Array:
@@ -278,7 +278,7 @@ def owen(h: Array, m: Array) -> Array:
     big, small = jnp.where(steep, far, h), jnp.where(steep, h, far)
     alive = big > 0
     ratio = jnp.where(alive, small / jnp.where(alive, big, 1), 0)
-    x, w = _NODES[bytes_of(m)]
+    x, w = _NODES
     node = ((x + 1) / 2).astype(m.dtype).reshape((-1,) + (1,) * m.ndim)
     along = jnp.exp(-((small[None] * node) ** 2) / 2) / (1 + (ratio[None] * node) ** 2)
     inner = ratio * jnp.tensordot((w / 2).astype(m.dtype), along, 1) * jnp.exp(-big * big / 2) / (2 * np.pi)

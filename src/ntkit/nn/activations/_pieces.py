@@ -19,11 +19,12 @@ from jaxtyping import Array
 
 from ntkit.nn._law import safe_divide, safe_sqrt, size
 from ntkit.nn.activations._base import Diagonal, Dual
+from ntkit.nn.activations._double import ROUNDING, in_double
 from ntkit.nn.activations._kinks import Kink
 from ntkit.nn.activations._lengths import cost, turning
 from ntkit.nn.activations._moments import Pair, density, expectations, over, pair_of
 from ntkit.nn.activations._road import Road
-from ntkit.nn.activations._tails import DISTANT, LEFT_OUT, bytes_of
+from ntkit.nn.activations._tails import DISTANT, LEFT_OUT
 
 
 class Term(NamedTuple):
@@ -102,21 +103,24 @@ class Closed(Road):
         self.pieces, self.low = pieces, low
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        return pieces_dual(self.pieces, xx, xy, yy, gap)
+        return in_double(partial(pieces_dual, self.pieces), xx, xy, yy, gap)
 
     def diagonal(self, q: Array) -> Diagonal:
-        return pieces_diagonal(self.pieces, q)
+        return in_double(partial(pieces_diagonal, self.pieces), q)
 
     def variance(self, q: Array) -> Array:
         return self.diagonal(q).value
 
     def mean(self, q: Array) -> Array:
-        return average(self.pieces, safe_sqrt(q))
+        return in_double(lambda q: average(self.pieces, safe_sqrt(q)), q)
 
     def error(self, q: Array) -> Array:
+        return in_double(self._error, q) + ROUNDING * float(jnp.finfo(q.dtype).eps)
+
+    def _error(self, q: Array) -> Array:
         # A gate vanishes at small variances faster than rounding does: all variances up to q are asked.
-        parts = np.linspace(0, 1, 7).astype(q.dtype).reshape((-1,) + (1,) * q.ndim)
-        low = jnp.minimum(q, jnp.asarray(self.low, q.dtype))[None]
+        parts = np.linspace(0, 1, 7).reshape((-1,) + (1,) * q.ndim)
+        low = jnp.minimum(q, self.low)[None]
         between = jnp.where(low > 0, low, 0) ** (1 - parts) * q[None] ** parts
         return jnp.max(pieces_error(self.pieces, between), axis=0)
 
@@ -243,7 +247,7 @@ def pieces_error(pieces: Pieces, q: Array) -> Array:
         ratio = jnp.where(total >= tiny, mass / jnp.maximum(total, tiny), jnp.inf)
         # What rounds by less than some of the smallest numbers, though it be all there is, is right.
         ratios.append(jnp.where(mass * eps < tiny, 0, ratio))
-    left_out = LEFT_OUT[bytes_of(q)] if pieces.vanishes else 0.0
+    left_out = LEFT_OUT if pieces.vanishes else 0.0
     return 32 * eps * (1 + jnp.maximum(*ratios)) + left_out
 
 
@@ -260,7 +264,7 @@ def _mass(pieces: Pieces, xx: Array, yy: Array, tails: bool) -> Array:
             h = over(place, s)
             # exp(-h^2 / 2) rounds by h^2 units.
             near = abs(c) * reach * safe_sqrt(ndtr(-h) * (1 + h * h))
-            root = root + (jnp.where(h > DISTANT[bytes_of(h)], 0, near) if tails else near)
+            root = root + (jnp.where(h > DISTANT, 0, near) if tails else near)
         if tails:
             root = root + _distant_root(pieces, s)
         total = total * root
@@ -279,7 +283,7 @@ def _distant_root(pieces: Pieces, s: Array) -> Array:
             * (math.comb(2 * a.order, a.order) / safe ** (2 * a.order) if a is b else safe ** abs(a.order - b.order))
             for a in terms for b in terms
         )  # fmt: skip
-        total = total + safe_sqrt(jnp.where(h > DISTANT[bytes_of(h)], square * ndtr(-h) * (1 + h * h), 0))
+        total = total + safe_sqrt(jnp.where(h > DISTANT, square * ndtr(-h) * (1 + h * h), 0))
     return total
 
 

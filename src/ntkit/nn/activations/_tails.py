@@ -22,22 +22,17 @@ from numpy.polynomial.legendre import leggauss
 from ntkit.nn._law import safe_sqrt, size
 
 # From here on, for the larger of h and k. Below, the recursion loses h^4 an order at most.
-DISTANT = {4: 1.5, 8: 3.0}
+DISTANT = 3.0
 # What the rules leave out, relative to the root of both diagonal moments.
-LEFT_OUT = {4: 2e-7, 8: 2e-11}
+LEFT_OUT = 2e-11
 # exp(-(2 * REACH)^2 / 8) is below rounding.
 _REACH = 8.5
-_RULES = {4: leggauss(14), 8: leggauss(20)}
-
-
-def bytes_of(x: Array) -> int:
-    """Which of two tables its dtype reads: 4 or 8 bytes."""
-    return 8 if x.dtype.itemsize > 4 else 4
+_RULE = leggauss(20)
 
 
 def _rule(like: Array, panels: int = 1) -> tuple[Array, Array, Array]:
     """Gauss's nodes and weights on [0, 1], as often as there are panels, and which panel each belongs to."""
-    x, w = _RULES[bytes_of(like)]
+    x, w = _RULE
     nodes, weights = (jnp.asarray(np.tile(y, panels), like.dtype) for y in ((x + 1) / 2, w / 2))
     return jnp.asarray(np.repeat(np.arange(panels), len(x))), nodes, weights
 

@@ -84,10 +84,10 @@ class Tabulated(Nonlinearity):
         Inside the plan's variances it is what was measured on points that the fit has not seen, plus rounding. Above,
         the features stay where the table ends, and the estimate adds 4 |phi_q - phi_top| in L2 of the Gaussian
         (phi_q(z) = phi(sqrt(q) z) over its norm), a bound by Cauchy-Schwarz, and twice the relative error of the
-        norms. Of functions with kinks away from 0 twice the largest error measured is stated, their float32 is
-        compared with float64 on a thousand pairs, and below the plan's variances they are measured, too; those made of
-        parabolas are integrated in closed form, at any variance, up to rounding. Expectations that underflow, below
-        some hundred times the smallest normal number of the dtype, count as exact.
+        norms. Of functions with kinks away from 0 twice the largest error measured is stated, and below the plan's
+        variances they are measured, too; those made of parabolas are integrated in closed form, at any variance, up to
+        rounding. Expectations that underflow, below some hundred times the smallest normal number of the dtype, count
+        as exact.
         """
         return road_of(self.plan()).error(q)
 
@@ -142,7 +142,7 @@ class Activation(Tabulated):
     - `derivative`: phi', where autodiff is not to be trusted; default autodiff.
     - `kinks`: where phi or one of its first three derivatives jumps. "find" looks on [-60, 60]; a tuple declares them.
     - `tolerance`: the largest error of both duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), and the same for phi', in
-      float64, for `variances` (lowest, highest). In float32 it is about 1e-6; with kinks away from 0 up to 1e-4. Where
+      float64, for `variances` (lowest, highest). In float32 it is about 1e-6. Where
       a function oscillates fast or nearly vanishes everywhere it may not be reached: `error` says so.
 
     `error(q)` is the estimate reached, measured on points the fit has not seen, and bounded beyond `variances`.
