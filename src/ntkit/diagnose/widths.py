@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from ntkit.kernels import NTK
 from ntkit.nn import BatchNorm, Dropout, Layer
 from ntkit.nn._masks import Masked
 from ntkit.nn.normalization import LayerNorm
-from ntkit.nn.widths import changed, map_weighted, weighted_layers, width_groups, with_widths
+from ntkit.nn.widths import changed, map_weighted, weighted_layers, width_groups
 
 
 @runtime_checkable
@@ -72,15 +73,15 @@ class WidthStudy:
     def bounds(self, delta: float = 0.05) -> dict[str, Float[np.ndarray, " w"]]:
         """What theory promises at these widths m, with every constant set to 1: compare slopes, not heights.
 
-        - "pointwise": (L^6 log(L / delta) / m)^(1/4), as a width of order L^6 / eps^4 log(L / delta) is enough for an
-          error of order eps with probability 1 - `delta` (Arora et al. 2019, theorem 3.1, for ReLU).
+        - "Arora et al. 2019": (L^6 log(L / delta) / m)^(1/4), as a width of order L^6 / eps^4 log(L / delta) is enough
+          for an error of order eps at one pair with probability 1 - `delta` (theorem 3.1, for ReLU).
         - "uniform, m^(-1/6)" and "uniform, sqrt(d L log m / m)": orders of the error over all inputs at once.
         """
         if not 0 < delta < 1:
             raise InputError(f"`delta` is the probability that the bound fails and must lie in (0, 1); got {delta!r}.")
         m, depth = self.widths, self.depth
         return {
-            "pointwise": (depth**6 * math.log(depth / delta) / m) ** 0.25,
+            "Arora et al. 2019": (depth**6 * math.log(depth / delta) / m) ** 0.25,
             "uniform, m^(-1/6)": m ** (-1 / 6),
             "uniform, sqrt(d L log m / m)": np.sqrt(self.features * depth * np.log(m) / m),
         }
@@ -253,13 +254,15 @@ def _checked_widths(widths: Any) -> "list[int | Distribution]":
         raise InputError(f"`widths` must be a list such as [64, 128, 256]; got {widths!r}.") from None
     known: list[int | Distribution] = []
     for entry in entries:
-        whole = isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
-        if not (whole and entry >= 1) and (whole or not isinstance(entry, Distribution)):
+        if isinstance(entry, (int, np.integer)) and not isinstance(entry, bool) and entry >= 1:
+            known.append(int(entry))
+        elif isinstance(entry, Distribution):
+            known.append(entry)
+        else:
             raise InputError(
                 "`widths` must be positive whole numbers, or distributions such as `scipy.stats.randint(96, 161)`; "
                 f"got {entry!r}."
             )
-        known.append(int(entry) if whole else entry)
     if len(set(known)) < 2:
         raise InputError(
             f"`widths` must hold at least two different widths, or there is no rate; got {entries!r}. For one network "
@@ -269,9 +272,10 @@ def _checked_widths(widths: Any) -> "list[int | Distribution]":
 
 
 def _checked_seeds(seeds: Any) -> list[int]:
-    whole = isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool)
     try:
-        numbers = list(range(int(seeds))) if whole else [int(seed) for seed in seeds]
+        # `index` takes whole numbers only.
+        listed: Any = range(seeds) if isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool) else seeds
+        numbers = [operator.index(seed) for seed in listed]
     except (TypeError, ValueError):
         raise InputError(f"`seeds` must be a number of seeds, or a list of them; got {seeds!r}.") from None
     if len(numbers) < 2 or len(set(numbers)) < len(numbers) or min(numbers) < 0:
@@ -296,10 +300,15 @@ def _check_network(net: Any, random: bool) -> None:
         (BatchNorm, "normalises over the batch, so that no example has a finite kernel of its own. Leave it out."),
         *([(LayerNorm, "averages over the channels, of which random widths take some away. Fix the widths.")] * random),
     ):
-        if any(isinstance(node, kind) for node in jax.tree.leaves(net, is_leaf=lambda node: isinstance(node, kind))):
+        if _has(net, kind):
             raise InputError(f"`{kind.__name__}` {why}")
     if any(layer.parameterization == "standard" for _, layer in weighted_layers(net)):
         raise InputError(
-            'The NTK of the standard parameterization grows with the width. Use `parameterization="ntk"`, whose networks '
-            "are the same."
+            'The NTK of the standard parameterization grows with the width. Use `parameterization="ntk"`, whose '
+            "networks are the same."
         )
+
+
+def _has(net: Layer, kind: type) -> bool:
+    leaves = jax.tree.leaves(net, is_leaf=lambda node: isinstance(node, kind))
+    return any(isinstance(leaf, kind) for leaf in leaves)

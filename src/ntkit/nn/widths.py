@@ -101,8 +101,8 @@ def width_groups(net: Layer) -> Groups:
         widths = sorted({flow.widths[g] for g in flow.own if flow.root(g) == group})
         if len(widths) > 1:
             raise InputError(
-                f"`Concat` joins hidden layers of the widths {', '.join(map(str, widths))}: its infinite reading depends "
-                "on their ratio, which one width for all would change. Make its branches equally wide."
+                f"`Concat` joins hidden layers of the widths {', '.join(map(str, widths))}: its infinite reading "
+                "depends on their ratio, which one width for all would change. Make its branches equally wide."
             )
     number = {group: i for i, group in enumerate(hidden)}
     own, read = (tuple(number.get(flow.root(g)) for g in groups) for groups in (flow.own, flow.read))
@@ -164,8 +164,8 @@ class _Flow:
         for out in outs[1:]:
             if out.repeated != first.repeated and not concat:
                 raise InputError(
-                    f"The branches of `{layer.name}` have channels that are repeated in different ways (by `Flatten` or "
-                    "`Concat`), so that their widths cannot change together. Put a `Dense` behind these."
+                    f"The branches of `{layer.name}` have channels that are repeated in different ways (by `Flatten` "
+                    "or `Concat`), so that their widths cannot change together. Put a `Dense` behind these."
                 )
             ends = sorted((self.root(first.group), self.root(out.group)))
             self._parent[ends[1]] = ends[0]
