@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from ntkit.empirical import EmpiricalNTK
 from ntkit.nn import Covariance, Layer, Signal
@@ -65,7 +65,7 @@ def narrowed(net: Layer, widths: Int[Array, " g"]) -> Layer:
 
 
 def kernels_of_draws(
-    net: Layer, x: Float[Array, "n ..."], keys: PRNGKeyArray, drawn: Int[np.ndarray, "s g"], memory: int | None
+    net: Layer, x: Float[Array, "n ..."], keys: Key[Array, " s"], drawn: Int[np.ndarray, "s g"], memory: int | None
 ) -> Iterator[Float[np.ndarray, "c l n n"]]:
     """The kernels of networks drawn with these keys and hidden widths, by trainable layer, some networks at a time."""
     most = drawn.max(axis=0)

@@ -16,7 +16,7 @@ from ntkit.nn.weights import Weighted
 _DATA = 0
 
 
-def with_widths(net: Layer, widths: int | Sequence[int]) -> Layer:
+def with_widths(net: Layer, widths: int | np.integer | Sequence[int | np.integer]) -> Layer:
     """The network with its hidden widths replaced; that of its output is kept, as are all other choices.
 
     A layer with weights is hidden if its channels reach the output through other weights only. Layers whose outputs
