@@ -51,12 +51,15 @@ def trajectory(steps):
     params = START
     for _ in range(steps):
         yield params
-        gradient = jax.grad(lambda p: jnp.mean((NET.apply(p, X)[:, 0] - TARGET.astype(np.float32)) ** 2))(params)
-        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, GRADIENT(params))
+
+
+JACOBIAN = jax.jit(jax.jacrev(lambda p: NET.apply(p, X)[:, 0]))
+GRADIENT = jax.jit(jax.grad(lambda p: jnp.mean((NET.apply(p, X)[:, 0] - TARGET.astype(np.float32)) ** 2)))
 
 
 def by_jacobian(params):
-    jacobian = jax.jacrev(lambda p: NET.apply(p, X)[:, 0])(params)
+    jacobian = JACOBIAN(params)
     flat = np.concatenate([np.asarray(leaf, np.float64).reshape(4, -1) for leaf in jax.tree.leaves(jacobian)], axis=1)
     return flat @ flat.T
 

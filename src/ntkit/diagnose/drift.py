@@ -143,12 +143,18 @@ def _labels(y: Any, n: int) -> Float[np.ndarray, "n o"]:
 
 
 def _centred(k: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    k = k - k.mean(axis=0, keepdims=True)
-    return k - k.mean(axis=1, keepdims=True)
+    """H K H; 0 where only rounding is left of it."""
+    centred = k - k.mean(axis=0, keepdims=True)
+    return _cleaned(centred - centred.mean(axis=1, keepdims=True), k)
 
 
 def _centred_rows(y: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n o"]:
-    return y - y.mean(axis=0, keepdims=True)
+    return _cleaned(y - y.mean(axis=0, keepdims=True), y)
+
+
+def _cleaned(difference: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    rounding = len(whole) * np.finfo(np.float64).eps * np.linalg.norm(whole)
+    return difference if np.linalg.norm(difference) > rounding else np.zeros_like(difference)
 
 
 def _cosine(k: Float[np.ndarray, "n n"], y: Float[np.ndarray, "n o"]) -> float:
