@@ -10,6 +10,7 @@ from sklearn.datasets import load_iris
 import ntkit
 from ntkit import nn
 from ntkit.cli import main
+from ntkit.cli.width import _widths
 
 
 @pytest.fixture
@@ -48,6 +49,12 @@ def test_numbers_picture_and_table(run):
     code, out, _ = run(*how)
     assert code == 0
     assert f"width^({study.rate.slope:.3f} ± {study.rate.standard_error:.3f})" in out
+
+
+def test_a_spread_makes_widths_random():
+    first, second = _widths("10, 20", 0.5)
+    assert [law.support() for law in (first, second)] == [(5, 15), (10, 30)]
+    assert _widths("10,20", 0.0) == [10, 20]
 
 
 @pytest.mark.parametrize(
