@@ -16,6 +16,7 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
     ntkit_command.hear()
 
 from ntkit import nn
+from ntkit.diagnose import alignment, drift, width_study
 from ntkit.empirical import ByJacobian, ByVectorProducts, EmpiricalNTK, Structured, linearize, taylor_expand
 from ntkit.errors import ComputationError, InputError, NtkitError
 from ntkit.gram import gram
@@ -43,6 +44,8 @@ __all__ = [
     "Masked",
     "NtkitError",
     "Structured",
+    "alignment",
+    "drift",
     "ensemble",
     "gram",
     "kernels",
@@ -55,4 +58,5 @@ __all__ = [
     "ridge",
     "taylor_expand",
     "tune",
+    "width_study",
 ]

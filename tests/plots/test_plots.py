@@ -5,6 +5,7 @@ import pytest
 
 import ntkit
 from ntkit import plots
+from ntkit.diagnose import Rate, WidthStudy
 
 
 @pytest.fixture
@@ -86,3 +87,30 @@ def test_accuracies_stand_where_they_belong_in_percent(ax):
     ax.figure.canvas.draw()
     with pytest.raises(ntkit.InputError, match="go together"):
         plots.accuracies(ax, ["a"], [0.4, 0.5], [0.1], [{}])
+
+
+def test_a_width_study_shows_draws_fits_layers_and_bounds(ax):
+    widths = np.array([10.0, 40.0, 160.0])
+    deviations = widths[:, None] ** -0.5 * np.array([0.5, 2.0])
+    by_layer = np.stack([deviations, 0 * deviations], axis=1)  # the second one does not deviate
+    matrix, rates = np.ones((1, 1)), (Rate(-0.5, 0.01, 1.0), Rate(*[float("nan")] * 3))
+    drawn = np.broadcast_to(widths.astype(int)[:, None, None], (3, 2, 1))
+    study = WidthStudy(
+        widths, drawn, ("0 Dense", "2 Dense"), matrix, np.ones((2, 1, 1)), np.ones((3, 1, 1)), np.ones((3, 1, 1)),
+        np.ones((3, 2, 1, 1)), deviations, by_layer, rates[0], rates, 1, 4,
+    )  # fmt: skip
+    assert plots.width_study(ax, study, delta=0.1) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    fitted = lines["whole kernel: $m^{-0.500 \\pm 0.010}$"]
+    np.testing.assert_allclose(fitted.get_ydata(), widths[[0, -1]] ** -0.5)
+    # The geometric mean of the two draws lies on the line.
+    np.testing.assert_allclose(lines["layer 0 Dense: $m^{-0.500 \\pm 0.010}$"].get_ydata(), widths**-0.5)
+    np.testing.assert_allclose(
+        lines["bound, constants 1:\nArora et al. 2019"].get_ydata(), study.bounds(0.1)["Arora et al. 2019"]
+    )
+    assert np.isnan(lines["layer 2 Dense: no rate"].get_ydata()).all()
+    dots = [line.get_xydata() for line in ax.lines if len(line.get_xdata()) == 6]
+    np.testing.assert_allclose(dots[0][:, 1], deviations.ravel())
+    assert ax.get_xlabel() == "hidden width m"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "40", "160"]
+    ax.figure.canvas.draw()

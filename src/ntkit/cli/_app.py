@@ -11,6 +11,7 @@ from ntkit.cli.gallery import gallery
 from ntkit.cli.info import info
 from ntkit.cli.kernel import kernel
 from ntkit.cli.predict import predict
+from ntkit.cli.width import width
 
 app = typer.Typer(
     name="ntkit",
@@ -39,6 +40,6 @@ def _main(
     pass
 
 
-for command in (demo, kernel, fit, predict, info):
+for command in (demo, kernel, fit, predict, width, info):
     app.command()(command)
 app.add_typer(gallery)

@@ -17,7 +17,12 @@ err = Console(stderr=True, highlight=False)
 
 def print_json(content: dict[str, Any]) -> None:
     """One JSON object on one line."""
-    print(json.dumps(content, default=_plain, allow_nan=False))
+    print(as_json(content))
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Paths and arrays as text and lists; no NaN."""
+    return json.dumps(content, default=_plain, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -189,6 +189,17 @@ def check_out(path: Path, suffixes: tuple[str, ...] = ()) -> None:
     check_writable(folder)
 
 
+def check_folder(path: Path) -> None:
+    """Makes the folder, or refuses it before anything is computed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"`--out` must be a folder, but {str(path)!r} is a file.") from None
+    except OSError as error:
+        raise InputError(f"`--out`: the folder {str(path)!r} cannot be made: {error.strerror}.") from error
+    check_writable(path)
+
+
 def check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"`--out`: the folder {str(folder)!r} is not writable.")

@@ -61,13 +61,13 @@ def kernel(
         network.value,
         None if pooling is None else pooling.value,
     )
-    x1, shape = _examples(data, target, header, n, seed)
+    x1, shape = examples_of(data, target, header, n, seed)
     net = net.on(shape, data, image)
     x2 = None
     if data2 is not None:
-        x2, shape = _examples(data2, target, header, None, seed)
+        x2, shape = examples_of(data2, target, header, None, seed)
         o.check_image(net, shape, data2)
-    x1, x2 = _scaled(x1, x2, scale)
+    x1, x2 = scaled(x1, x2, scale)
     where = _places(out_path, kind)
     if not json:
         shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
@@ -108,7 +108,7 @@ def _remove(where: Any) -> None:
         path.with_name(path.name + ".journal").unlink(missing_ok=True)
 
 
-def _examples(
+def examples_of(
     source: str, target: str | None, header: bool | None, n: int | None, seed: int
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The inputs of a data set, and the shape that an example had; a .csv and an .npy need no targets."""
@@ -122,7 +122,7 @@ def _examples(
     return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:n])], found.shape
 
 
-def _scaled(x1: np.ndarray, x2: np.ndarray | None, scale: o.Scale) -> tuple[np.ndarray, np.ndarray | None]:
+def scaled(x1: np.ndarray, x2: np.ndarray | None, scale: o.Scale) -> tuple[np.ndarray, np.ndarray | None]:
     """Both by the first one's mean and deviation, or each example to mean square 1."""
     if x2 is not None and x2.shape[1] != x1.shape[1]:
         raise InputError(f"`data` has {x1.shape[1]} features, but `--data2` has {x2.shape[1]}.")

@@ -34,6 +34,7 @@ from ntkit.nn.normalization import Dropout, LayerNorm
 from ntkit.nn.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, LocalAvgPool, SumPool
 from ntkit.nn.presets import mlp
 from ntkit.nn.resizing import ImageResize, Index
+from ntkit.nn.widths import with_widths
 
 __all__ = [
     "Abs",
@@ -82,4 +83,5 @@ __all__ = [
     "activation",
     "mlp",
     "presets",
+    "with_widths",
 ]

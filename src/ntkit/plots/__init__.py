@@ -9,6 +9,7 @@ from ntkit.plots._figure import COLOURS, figure
 from ntkit.plots.accuracies import accuracies
 from ntkit.plots.examples import examples, predictions, probabilities
 from ntkit.plots.matrix import gram_matrix, spectrum
+from ntkit.plots.widths import width_study
 
 __all__ = [
     "COLOURS",
@@ -19,4 +20,5 @@ __all__ = [
     "predictions",
     "probabilities",
     "spectrum",
+    "width_study",
 ]

@@ -65,6 +65,11 @@ class EmpiricalNTK:
         self._memory = parse_memory(memory)
         self._studied: dict[tuple, Structure] = {}
 
+    @property
+    def outputs(self) -> Outputs:
+        """What it returns, as given."""
+        return self._outputs
+
     def __call__(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """(n1, n2), (n1, n2, o) or (n1, n2, o, o), as `outputs` says; `x2=None` stands for `x1`, at half the work."""
         return self._kernels(x1, x2, alone=False, apart=False)[""]
