@@ -12,7 +12,7 @@ import numpy as np
 import ntkit
 from ntkit._files import atomically
 from ntkit.errors import ComputationError, InputError
-from ntkit.gram.progress import Meter
+from ntkit._progress import Meter
 
 STATE = "gallery.json"
 # Raised when a folder changes its meaning.

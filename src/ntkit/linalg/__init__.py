@@ -11,3 +11,9 @@ from ntkit.linalg.pivoted_cholesky import pivoted_cholesky as pivoted_cholesky
 from ntkit.linalg.spectrum import Spectrum as Spectrum
 from ntkit.linalg.spectrum import spectrum as spectrum
 from ntkit.linalg.statistics import Statistics as Statistics
+from ntkit.linalg.eigenpairs import Eigenpairs as Eigenpairs
+from ntkit.linalg.eigenpairs import top_eigenpairs as top_eigenpairs
+from ntkit.linalg.traces import Estimate as Estimate
+from ntkit.linalg.traces import effective_rank as effective_rank
+from ntkit.linalg.traces import logdet as logdet
+from ntkit.linalg.traces import trace as trace
