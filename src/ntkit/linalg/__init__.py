@@ -17,3 +17,4 @@ from ntkit.linalg.traces import Estimate as Estimate
 from ntkit.linalg.traces import effective_rank as effective_rank
 from ntkit.linalg.traces import logdet as logdet
 from ntkit.linalg.traces import trace as trace
+from ntkit.linalg.sketch import Projection as Projection
