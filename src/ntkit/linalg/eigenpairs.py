@@ -107,6 +107,8 @@ def _lanczos(products: Products, k: int, tol: float, rng: np.random.Generator, f
     try:
         values, vectors = sparse.eigsh(inner, k, tol=tol / 2, v0=rest(rng.standard_normal(products.size)), which="LA")
     except sparse.ArpackError as error:  # also of what is all zero
-        raise ComputationError(f"Lanczos' method failed after {products.count} products; is `operator` zero? {error}") from error
+        raise ComputationError(
+            f"Lanczos' method failed after {products.count} products; is `operator` zero? {error}"
+        ) from error
     vectors = np.linalg.qr(rest(vectors))[0]  # of equal eigenvalues ARPACK's need not be orthogonal to rounding
     return values, vectors

@@ -47,7 +47,6 @@ class Products:
             self.meter(self.count)
         return product
 
-
     def check_semidefinite(self, value: float) -> None:
         """`value` is one of v^T K v / v^T v, and not negative beyond rounding."""
         if value < -self.size * self.eps * self.scale:

@@ -107,9 +107,7 @@ class EmpiricalNTK:
             blocks = [b.rows for b in self._blocks(s, len(x), outs=1)]
         return operator_of(self._target, x, s.outputs, blocks)
 
-    def project(
-        self, x: Tensor, dimension: int, *, key: int, check: int = 8, progress: Progress = True
-    ) -> Projection:
+    def project(self, x: Tensor, dimension: int, *, key: int, check: int = 8, progress: Progress = True) -> Projection:
         """Features phi (n, dimension) with E phi phi^T = kernel(x): gradients, projected at random by a count sketch.
 
         Where `outputs` are "diagonal" or "full", phi is (n, o, dimension), and phi[i, a] . phi[j, b] estimates
