@@ -118,7 +118,7 @@ def measured_peak(name: str, method: str, device: str) -> float:
 
 
 def spectrum(device: str) -> None:
-    """The top 20 eigenpairs of ResNet-18 on 64 images with 10 outputs, by products; alone in its process, for the peak."""
+    """Top 20 eigenpairs of ResNet-18 on 64 images, 10 outputs, by products. Alone in its process for the peak."""
     torch.manual_seed(0)
     module, x = resnet18(64, 10).eval().to(device), torch.randn(64, 3, 32, 32, device=device)
     with torch.no_grad():

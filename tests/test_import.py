@@ -23,7 +23,7 @@ DOORS = {
     "dask": set(),
 }
 
-# Who may import whom, from the design's list of rooms. Errors, checks of arguments, whole files and progress are everybody's.
+# Who may import whom, from the design's list of rooms. Everybody: errors, checks of arguments, whole files, progress.
 EVERYBODY = {"errors", "_check", "_files", "_progress"}
 KNOWS = {
     "errors": set(),

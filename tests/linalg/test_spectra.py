@@ -170,7 +170,7 @@ def test_what_no_kernel_is():
         logdet(K - np.eye(N), noise=NOISE, key=0)
     with pytest.raises(ComputationError, match="zero kernel has no effective rank"):
         effective_rank(np.zeros((30, 30)), key=0)
-    with pytest.raises(ComputationError, match="does not resolve it. Use float64"):
+    with pytest.raises(ComputationError, match="does not resolve it"):
         logdet(K.astype(np.float32), noise=1e-7, key=0)
     assert logdet(K, noise=1e-7, key=0, rank=N).value == pytest.approx(np.log(VALUES + 1e-7).sum(), rel=1e-3)
 

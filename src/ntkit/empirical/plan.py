@@ -111,6 +111,5 @@ def activations(jaxpr: Any, data: Sequence[bool]) -> int:
 def _programs(values: Any) -> list[Any]:
     """The programs among an equation's parameters: of a call, a loop, the branches of a conditional."""
     flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
-    return [
-        v.jaxpr if isinstance(v, core.ClosedJaxpr) else v for v in flat if isinstance(v, core.ClosedJaxpr | core.Jaxpr)
-    ]
+    found = [v for v in flat if isinstance(v, core.ClosedJaxpr | core.Jaxpr)]
+    return [v.jaxpr if isinstance(v, core.ClosedJaxpr) else v for v in found]

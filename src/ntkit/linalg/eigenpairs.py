@@ -21,7 +21,7 @@ from ntkit.linalg.products import Products, check_count
 class Eigenpairs:
     """K vectors[:, i] = values[i] vectors[:, i], eigenvalues descending.
 
-    - `residuals`: norm(K v - lambda v) / lambda_1 of each, formed anew. An eigenvalue is as near (in units of lambda_1).
+    - `residuals`: norm(K v - lambda v) / lambda_1 of each, formed anew; an eigenvalue is as near, in these units.
     - `rest`: the largest eigenvalue that is not among them.
     - `products`: how many were taken.
     """
@@ -97,18 +97,28 @@ def _sparse(products: Products, k: int, tol: float) -> tuple[np.ndarray, np.ndar
     return values[order], vectors[:, order], max([float(rest), *values[order][k : k + 1]])
 
 
+class _Rest(sparse.LinearOperator):
+    """K where it is orthogonal to the columns of `found`."""
+
+    def __init__(self, products: Products, found: np.ndarray):
+        super().__init__(np.dtype(np.float64), (products.size, products.size))
+        self._products, self._found = products, found
+
+    def without(self, v: np.ndarray) -> np.ndarray:
+        return v - self._found @ (self._found.T @ v)
+
+    def _matvec(self, v: np.ndarray) -> np.ndarray:
+        return self.without(self._products(self.without(v.ravel())))
+
+
 def _lanczos(products: Products, k: int, tol: float, rng: np.random.Generator, found: np.ndarray):
     """Eigenpairs of K where it is orthogonal to the columns of `found`."""
-
-    def rest(v: np.ndarray) -> np.ndarray:
-        return v - found @ (found.T @ v)
-
-    inner = sparse.LinearOperator((products.size,) * 2, matvec=lambda v: rest(products(rest(v.ravel()))), dtype=float)
+    rest = _Rest(products, found)
+    start = rest.without(rng.standard_normal(products.size))
     try:
-        values, vectors = sparse.eigsh(inner, k, tol=tol / 2, v0=rest(rng.standard_normal(products.size)), which="LA")
-    except sparse.ArpackError as error:  # also of what is all zero
-        raise ComputationError(
-            f"Lanczos' method failed after {products.count} products; is `operator` zero? {error}"
-        ) from error
-    vectors = np.linalg.qr(rest(vectors))[0]  # of equal eigenvalues ARPACK's need not be orthogonal to rounding
-    return values, vectors
+        values, vectors = sparse.eigsh(rest, k, tol=tol / 2, v0=start, which="LA")  # pyright: ignore[reportArgumentType]
+    except sparse.ArpackError as error:
+        way = "is `operator` zero?"  # what ARPACK complains of then is the start
+        raise ComputationError(f"Lanczos' method failed after {products.count} products; {way} {error}") from error
+    # Of equal eigenvalues ARPACK's vectors need not be orthogonal to rounding.
+    return values, np.linalg.qr(rest.without(vectors))[0]

@@ -23,9 +23,9 @@ class Products:
 
     def __init__(self, operator: Any, most: int | None = None):
         self._apply, self.size, dtype = _opened(operator)
-        if dtype.kind != "f":
+        if dtype not in (np.float32, np.float64):
             raise InputError(f"`operator` must be of float32 or float64, but has dtype {dtype}.")
-        self.eps = float(np.finfo(dtype).eps)
+        self.eps = float(np.finfo(dtype.name).eps)
         self.count, self.most = 0, most
         self.scale = 0.0  # the largest norm(K v) / norm(v) so far
         self.meter: Meter | None = None

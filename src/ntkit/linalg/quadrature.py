@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from ntkit.errors import ComputationError
 from ntkit.linalg.products import Products
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -27,7 +26,7 @@ class Enclosed(NamedTuple):
 
 
 def enclosed(products: Products, v: np.ndarray, f: Function, rtol: float, steps: int, weight: float = 0.0) -> Enclosed:
-    """Of K >= 0, as soon as the rules agree to `rtol` max(|v^T f(K) v|, `weight` v^T K v), or after `steps` products."""
+    """Of K >= 0, as soon as both agree to `rtol` max(|v^T f(K) v|, `weight` v^T K v), or after `steps` products."""
     square = float(v @ v)
     if square == 0:
         return Enclosed(0.0, 0.0, 0.0)

@@ -87,8 +87,8 @@ def logdet(
     def function(x: np.ndarray) -> np.ndarray:
         if np.any(x <= -noise / 2):  # the node at minus the products' rounding
             raise ComputationError(
-                f"`noise` = {noise:.1e} is below the rounding of the products, about {-2 * x.min():.1e}: their dtype does "
-                "not resolve it. Use float64, or a larger `noise`."
+                f"`noise` = {noise:.1e} is below the rounding of the products, about {-2 * x.min():.1e}: their dtype "
+                "does not resolve it. Use float64, or a larger `noise`."
             )
         return np.log1p(x / noise)
 
@@ -174,7 +174,8 @@ def _means(
     operator: Any, key: Any, samples: int, rank: int, progress: Progress, each: int, of: Callable[[Products], Measure]
 ) -> tuple[Products, _Means]:
     """`each`: products that a measure takes at most."""
-    check_count("samples", samples, 2), check_count("rank", rank, 0)
+    check_count("samples", samples, 2)
+    check_count("rank", rank, 0)
     products, rng = Products(operator), generator(key)
     n, measure = products.size, of(products)
     whole = rank >= n
