@@ -115,6 +115,16 @@ def test_standard_errors_are_what_they_say(name):
     assert found[0].samples == 20
 
 
+@pytest.mark.parametrize("definition", ["participation", "entropy"])
+def test_of_equal_eigenvalues_the_effective_rank_is_the_trace(definition):
+    """K = c P: the ratios' errors must be the trace's over c, to rounding, whatever vectors are drawn."""
+    flat = 3.0 * ROTATION[:, :25] @ ROTATION[:, :25].T
+    found = effective_rank(flat, key=1, definition=definition, rank=0, samples=20)
+    whole = trace(flat, key=1, rank=0, samples=20)
+    assert found.value == pytest.approx(whole.value / 3)
+    assert found.standard_error == pytest.approx(whole.standard_error / 3)
+
+
 def test_hutchinsons_variance_is_the_formula():
     """2 (norm(K)_F^2 - sum_i K_ii^2) / samples, for random signs."""
     squares = np.array([trace(K, key=key, rank=0, samples=50).standard_error ** 2 for key in range(KEYS)])
