@@ -8,6 +8,9 @@ orthonormal basis of K S for a few random vectors S,
 the first term as it is, the second the mean of v^T f(K) v over v = (I - Q Q^T) z with random signs z. These are
 independent, whence the standard error. Functions are taken by Lanczos' quadrature between two bounds (S. Ubaru,
 J. Chen, Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal. 38, 2017).
+
+The library matfree has both for JAX, but inside loops of JAX, where a product of torch cannot be computed and
+convolutions on a CPU are slow, and without bounds of the quadrature.
 """
 
 import dataclasses

@@ -113,7 +113,7 @@ class EmpiricalNTK:
         Where `outputs` are "diagonal" or "full", phi is (n, o, dimension), and phi[i, a] . phi[j, b] estimates
         K_ab(x_i, x_j). The standard error of an inner product is at most sqrt((k_ii k_jj + k_ij^2) / dimension); it is
         measured on `check` examples, against the exact kernel. Neither Jacobian nor projection is held: of a block of
-        examples, as `memory` allows, the gradients by one parameter at a time.
+        examples, as `memory` allows, the gradients of one output by one parameter at a time.
 
         `key` is a whole number: the same one gives the same projection, also of other batches, so that those may be
         projected one after the other. As `ntkit.project`, which draws other numbers.
@@ -126,8 +126,10 @@ class EmpiricalNTK:
         examples = drawn(rng, len(x), check)
         with self._target.unchanged():
             s = self._structure(x)
-            largest = 3 * s.outputs * max(p.numel() for p in self._target.parameters.values())
-            blocks = self._blocks(s, len(x), extra=largest * self._target.like.element_size())
+            largest = 3 * max(p.numel() for p in self._target.parameters.values())
+            rows = self._blocks(s, len(x), outs=1, extra=largest * self._target.like.element_size())
+            # One output at a time: a sketch is drawn for each block, so that many examples should share one.
+            blocks = [Block(b.rows, slice(a, a + 1)) for b in rows for a in range(s.outputs)]
             with Meter(progress, 0, len(blocks), "project", "blocks") as meter:
                 features = projected(self._target, s, x, blocks, dimension, key, self._outputs, meter)
         chosen = torch.tensor(examples, device=x.device)
