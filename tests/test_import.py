@@ -23,12 +23,13 @@ DOORS = {
     "dask": set(),
 }
 
-# Who may import whom, from the design's list of rooms. Errors, checks of arguments and whole files are everybody's.
-EVERYBODY = {"errors", "_check", "_files"}
+# Who may import whom, from the design's list of rooms. Everybody: errors, checks of arguments, whole files, progress.
+EVERYBODY = {"errors", "_check", "_files", "_progress"}
 KNOWS = {
     "errors": set(),
     "_check": set(),
     "_files": set(),
+    "_progress": set(),
     "nn": set(),
     "linalg": set(),
     "data": set(),

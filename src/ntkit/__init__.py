@@ -17,11 +17,19 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
 
 from ntkit import nn
 from ntkit.diagnose import alignment, drift, width_study
-from ntkit.empirical import ByJacobian, ByVectorProducts, EmpiricalNTK, Structured, linearize, taylor_expand
+from ntkit.empirical import (
+    ByJacobian,
+    ByVectorProducts,
+    EmpiricalNTK,
+    Structured,
+    linearize,
+    project,
+    taylor_expand,
+)
 from ntkit.errors import ComputationError, InputError, NtkitError
 from ntkit.gram import gram
 from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
-from ntkit.linalg import CG, Cholesky, JitterWarning
+from ntkit.linalg import CG, Cholesky, JitterWarning, effective_rank, logdet, top_eigenpairs, trace
 from ntkit.nn._masks import Masked, pad
 from ntkit.predict import ensemble, log_marginal_likelihood, maximise_likelihood, posterior, ridge, tune
 
@@ -46,17 +54,22 @@ __all__ = [
     "Structured",
     "alignment",
     "drift",
+    "effective_rank",
     "ensemble",
     "gram",
     "kernels",
     "linearize",
     "log_marginal_likelihood",
+    "logdet",
     "maximise_likelihood",
     "nn",
     "pad",
     "posterior",
+    "project",
     "ridge",
     "taylor_expand",
+    "top_eigenpairs",
+    "trace",
     "tune",
     "width_study",
 ]

@@ -8,3 +8,4 @@ from ntkit.empirical.methods import ByVectorProducts as ByVectorProducts
 from ntkit.empirical.methods import Structured as Structured
 from ntkit.empirical.operator import NTKOperator as NTKOperator
 from ntkit.empirical.plan import Plan as Plan
+from ntkit.empirical.project import project as project

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from ntkit._check import parse_memory
 from ntkit.empirical import _checks as checks
 from ntkit.empirical._rules import Outputs, finished
 from ntkit.empirical.methods import ByVectorProducts, Method, Network, length, network
 from ntkit.empirical.operator import NTKOperator
-from ntkit.empirical.plan import Plan, automatic, plan_of
+from ntkit.empirical.plan import Plan, automatic, plan_of, rows_within
 from ntkit.errors import InputError
 from ntkit.kernels import Kernel
 
@@ -111,11 +112,17 @@ class EmpiricalNTK(Kernel):
         method = kernel._method(net, n1, n2, second is None)
         return plan_of(net, method, names, n1, n2, self.outputs, second is None, itemsize)
 
-    def operator(self, x: Any) -> NTKOperator:
-        """The matrix of all examples and outputs as a lineax operator on (n, o): one vjp and one jvp a product."""
+    def operator(self, x: Any, *, memory: str | int | None = "1GiB") -> NTKOperator:
+        """The matrix of all examples and outputs as a lineax operator on (n, o): one vjp and one jvp a product.
+
+        `memory` bounds, by a count of the activations, what the passes hold; examples are run in blocks that fit, one
+        at a time if need be. None for all at once. See `top_eigenpairs`, `trace`, `logdet`, `effective_rank`.
+        """
+        budget = parse_memory(memory)
         kernel, first, _ = self._checked(x, None)
         leaves, treedef = jax.tree.flatten(kernel.params)
-        return NTKOperator(self.fn, leaves, first, treedef, checks.chosen(self.params, self.only))
+        rows = length(first) if budget is None else rows_within(kernel._network(first), budget, length(first))
+        return NTKOperator(self.fn, leaves, first, treedef, checks.chosen(self.params, self.only), rows)
 
     def _as_precise_as(self, x: Any) -> "EmpiricalNTK":
         """With parameters in float64 where the inputs are, as the solvers hand them in."""

@@ -126,6 +126,14 @@ def _factors_of_one(
     return factors
 
 
+def gradients_of(net: Network, leaves: list[Array], x: Any) -> dict[int, Array]:
+    """(n, o, p) of each parameter that counts, its entries in an order of their own that depends on `net` alone."""
+    uses, how = Structured().treat(net, 1, 1, "full", True)
+    formed = {leaf: known._replace(rule=Rule.GRADIENTS) for leaf, known in how.items()}
+    found = jax.vmap(partial(_factors_of_one, net, leaves, uses, formed))(x)
+    return {leaf: factor.values for leaf, factor in found.items() if isinstance(factor, Gradients)}
+
+
 def _over_examples(fn: Callable[[Any], Any], x: Any, chunk: int | None) -> Any:
     if chunk is None or chunk >= length(x):
         return jax.vmap(fn)(x)

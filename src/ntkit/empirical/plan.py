@@ -1,6 +1,10 @@
 """What a kernel will cost, counted before anything is computed."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.extend.core as core
 
 from ntkit._check import format_bytes
 from ntkit.empirical._rules import Count, Outputs, Shapes, count
@@ -76,3 +80,36 @@ def _of_products(net: Network, shapes: Shapes, n1: int, n2: int) -> Count:
     """A vjp of one example and a jvp of n1 for each of n2 examples and o outputs; a pass costs about T c f."""
     t, c, f = shapes
     return Count(n2 * net.outputs * (2 * n1 + 2) * t * c * f, (n1 + 2) * c * f // max(1, n1) + n1 * t * f)
+
+
+def rows_within(net: Network, budget: int, n: int) -> int:
+    """How many of n examples a forward and a backward pass may take at a time: blocks of nearly one size."""
+    jaxpr = net.jaxpr.jaxpr
+    data = [False] * net.leaves + [True] * (len(jaxpr.invars) - net.leaves)
+    # Each intermediate result, and its cotangent or tangent.
+    most = max(1, budget // max(1, 2 * activations(jaxpr, data)))
+    return -(-n // -(-n // most))
+
+
+def activations(jaxpr: Any, data: Sequence[bool]) -> int:
+    """Bytes of all that a program computes from those of its inputs that are `data`."""
+    total, known = 0, {v for v, is_data in zip(jaxpr.invars, data, strict=True) if is_data}
+    for eqn in jaxpr.eqns:
+        if not any(isinstance(v, core.Var) and v in known for v in eqn.invars):
+            continue
+        known.update(eqn.outvars)
+        inner = 0
+        for program in _programs(eqn.params.values()):
+            of_data = [isinstance(v, core.Var) and v in known for v in eqn.invars[-len(program.invars) :]]
+            of_data = [True] * (len(program.invars) - len(of_data)) + of_data
+            inner += activations(program, of_data[: len(program.invars)])
+        own = sum(v.aval.size * v.aval.dtype.itemsize for v in eqn.outvars if hasattr(v.aval, "size"))
+        total += max(own, inner * eqn.params.get("length", 1))
+    return total
+
+
+def _programs(values: Any) -> list[Any]:
+    """The programs among an equation's parameters: of a call, a loop, the branches of a conditional."""
+    flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+    found = [v for v in flat if isinstance(v, core.ClosedJaxpr | core.Jaxpr)]
+    return [v.jaxpr if isinstance(v, core.ClosedJaxpr) else v for v in found]

@@ -11,8 +11,8 @@ import numpy as np
 
 import ntkit
 from ntkit._files import atomically
+from ntkit._progress import Meter
 from ntkit.errors import ComputationError, InputError
-from ntkit.gram.progress import Meter
 
 STATE = "gallery.json"
 # Raised when a folder changes its meaning.

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ntkit._progress import GLANCE, Meter
 from ntkit.errors import InputError, NtkitError
 from ntkit.gram.plan import Kind, Plan
-from ntkit.gram.progress import GLANCE, Meter
 
 # How a value with trailing axes is mirrored: K(y, x)[b, a] = K(x, y)[a, b].
 _MIRROR = {2: (1, 0), 3: (1, 0, 2), 4: (1, 0, 3, 2)}

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from ntkit._check import HostArray, check_inputs, check_same_features, format_bytes, parse_memory
+from ntkit._progress import GLANCE, Meter, Progress
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram.identity import identity
 from ntkit.gram.masked import packed
 from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
-from ntkit.gram.progress import GLANCE, Meter, Progress
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
 from ntkit.kernels import settled
 

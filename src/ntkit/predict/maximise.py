@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ntkit._progress import Meter, Progress
 from ntkit.errors import ComputationError, InputError
-from ntkit.gram.progress import Meter, Progress
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision
 from ntkit.predict._evaluate import check_kernel
 from ntkit.predict.likelihood import log_marginal_likelihood

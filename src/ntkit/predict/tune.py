@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
-from ntkit.gram.progress import Meter, Progress
 from ntkit.linalg import Spectrum, spectrum
 from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision
 from ntkit.predict._evaluate import check_kernel

@@ -85,6 +85,16 @@ def _fill(side: Side, y: Tensor, sites, outs: slice, wanted: list[bool]) -> None
             side.fill(a - outs.start, grads, wanted)
 
 
+def gradients_by(target: Target, s: Structure, side: Side, name: str, most: int) -> Tensor:
+    """(n, o, p) by the parameter `name`."""
+    if name in side.rows:
+        return side.rows[name]
+    us = s.uses[name]
+    if name in s.derived:
+        return side.pulled_back(name, us, target.parameters[name], most)
+    return sum((side.of_use(u) for u in us[1:]), side.of_use(us[0])).flatten(2)
+
+
 class Pair:
     """Adds the kernels of two sides, parameter by parameter, to a `Gram`. `alone`: of each example with itself only."""
 
@@ -105,7 +115,7 @@ class Pair:
     def add(self, gram: Gram, step: Step) -> None:
         name = step.parameter
         if name in self.side1.rows or name in self.side2.rows:
-            self._add(gram, lambda side: side.rows[name] if name in side.rows else self._whole(side, name))
+            self._add(gram, lambda side: self._whole(side, name))
             return
         us = self.s.uses[name]
         if not us or all(self.side1.cotangents[u] is None or self.side2.cotangents[u] is None for u in us):
@@ -122,10 +132,7 @@ class Pair:
         }[step.method](gram, name, us)
 
     def _whole(self, side: Side, name: str) -> Tensor:
-        us = self.s.uses[name]
-        if name in self.s.derived:
-            return side.pulled_back(name, us, self.target.parameters[name], self.most)
-        return sum((side.of_use(u) for u in us[1:]), side.of_use(us[0])).flatten(2)
+        return gradients_by(self.target, self.s, side, name, self.most)
 
     def _factors(self, u: int):
         sides = (self.side1,) if self.side1 is self.side2 else (self.side1, self.side2)

@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import torch
 
 from ntkit._check import parse_memory
+from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
+from ntkit.linalg.products import check_count, generator
+from ntkit.linalg.sketch import Projection, drawn, measured
 from ntkit.torch.blocks import Block, Pair, blocks_of, bytes_per_example, side_of
 from ntkit.torch.checks import check_examples, check_same_examples
 from ntkit.torch.contract import Gram, Outputs
 from ntkit.torch.operator import operator_of
 from ntkit.torch.plan import Plan, step
+from ntkit.torch.project import projected
 from ntkit.torch.side import Side
 from ntkit.torch.structure import Structure, study
 from ntkit.torch.target import Target
@@ -107,6 +112,35 @@ class EmpiricalNTK:
             blocks = [b.rows for b in self._blocks(s, len(x), outs=1)]
         return operator_of(self._target, x, s.outputs, blocks)
 
+    def project(self, x: Tensor, dimension: int, *, key: int, check: int = 8, progress: Progress = True) -> Projection:
+        """Features phi (n, dimension) with E phi phi^T = kernel(x): gradients, projected at random by a count sketch.
+
+        Where `outputs` are "diagonal" or "full", phi is (n, o, dimension), and phi[i, a] . phi[j, b] estimates
+        K_ab(x_i, x_j). The standard error of an inner product is at most sqrt((k_ii k_jj + k_ij^2) / dimension); it is
+        measured on `check` examples, against the exact kernel. Neither Jacobian nor projection is held: of a block of
+        examples, as `memory` allows, the gradients of one output by one parameter at a time.
+
+        `key` is a whole number: the same one gives the same projection, also of other batches, so that those may be
+        projected one after the other. As `ntkit.project`, which draws other numbers.
+        """
+        check_count("dimension", dimension, 1)
+        rng = generator(key)
+        if isinstance(key, jax.Array):
+            raise InputError("`key` must be a whole number here, but is a key of JAX.")
+        x, _ = self._checked(x, None)
+        examples = drawn(rng, len(x), check)
+        with self._target.unchanged():
+            s = self._structure(x)
+            largest = 3 * max(p.numel() for p in self._target.parameters.values())
+            rows = self._blocks(s, len(x), outs=1, extra=largest * self._target.like.element_size())
+            # One output at a time: a sketch is drawn for each block, so that many examples should share one.
+            blocks = [Block(b.rows, slice(a, a + 1)) for b in rows for a in range(s.outputs)]
+            with Meter(progress, 0, len(blocks), "project", "blocks") as meter:
+                features = projected(self._target, s, x, blocks, dimension, key, self._outputs, meter)
+        chosen = torch.tensor(examples, device=x.device)
+        few, exact = features[chosen.to(features.device)], self(x[chosen])
+        return measured(features, examples, few.cpu().numpy(), exact.cpu().numpy())
+
     def _checked(self, x1: Any, x2: Any) -> tuple[Tensor, Tensor | None]:
         x1 = check_examples("x1", x1, self._target)
         if x2 is not None:
@@ -121,11 +155,12 @@ class EmpiricalNTK:
             self._studied[key] = study(self._target, x)
         return self._studied[key]
 
-    def _blocks(self, s: Structure, n: int, outs: int | None = None) -> list[Block]:
+    def _blocks(self, s: Structure, n: int, outs: int | None = None, extra: int = 0) -> list[Block]:
+        """`extra`: further bytes that an example holds."""
         sizes = {name: p.numel() for name, p in self._target.parameters.items()}
         word, o = self._target.like.element_size(), s.outputs
-        most = bytes_per_example(s, sizes, o if outs is None else outs, word)
-        least = bytes_per_example(s, sizes, 1, word)
+        most = bytes_per_example(s, sizes, o if outs is None else outs, word) + extra
+        least = bytes_per_example(s, sizes, 1, word) + extra // o
         blocks = blocks_of(n, o, max(1, (most - least) // max(1, o - 1)), most, self._memory)
         return blocks if outs is None else [b for b in blocks if b.outs.start == 0]
 
