@@ -302,6 +302,25 @@ def settled(kernel: Any, x: Any) -> Any:
     return jax.tree.map(lambda node: node.settled(x) if of_network(node) else node, kernel, is_leaf=of_network)
 
 
+def check_examples(kernel: Any, x: Any) -> None:
+    """Lets kernels of finite networks look at the first rows of x, whose values a compiled program hides from them.
+
+    **Raises:** what such a kernel raises for these inputs.
+    """
+
+    def looks(node: Any) -> bool:
+        return isinstance(node, Unflattened) or hasattr(node, "check_examples")
+
+    def look(node: Any) -> None:
+        if isinstance(node, Unflattened):
+            check_examples(node.inner, node._images(x))
+        elif looks(node):
+            node.check_examples(x)
+
+    for node in jax.tree.leaves(kernel, is_leaf=looks):
+        look(node)
+
+
 def _fused(dtype: np.dtype) -> int:
     """So many activations run in one loop over all pairs.
 

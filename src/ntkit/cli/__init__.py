@@ -1,4 +1,7 @@
-"""The command line: `ntkit demo | kernel | fit | predict | info | gallery`. A command is one public function here."""
+"""The command line: `ntkit demo | kernel | empirical | fit | predict | info | gallery`.
+
+A command is one public function here.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -194,6 +194,17 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"`--out`: the folder {str(folder)!r} is not writable.")
 
 
+def make_folder(path: Path) -> None:
+    """The folder for results, refused before anything is computed if it cannot be one."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"`--out` must be a folder, but {str(path)!r} is a file.") from None
+    except OSError as error:
+        raise InputError(f"`--out`: the folder {str(path)!r} cannot be made: {error.strerror}.") from error
+    check_writable(path)
+
+
 def check_memory(memory: str) -> None:
     """Refuses, before anything is read or computed, what is no budget."""
     parse_memory(memory, name="--memory")

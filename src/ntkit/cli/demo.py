@@ -52,7 +52,7 @@ def demo(
     dataset = prepare(data, n or (400 if quick else TRAIN), target=target, header=header, seed=seed, note=notes.append)
     notes += o.notes_of(data, dataset)
     base = o.base_of(network, pooling).on(dataset.shape, data, image)
-    _check_folder(out_path)
+    o.make_folder(out_path)
     if not json:
         out.print(f"Data: {dataset} ({dataset.source})", markup=False)
         for line in notes:
@@ -146,16 +146,6 @@ def _plain(found: Study, files: list[Path], notes: list[str], seconds: float) ->
         "pictures": files,
         "seconds": round(seconds, 3),
     }
-
-
-def _check_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InputError(f"`--out` must be a folder, but {str(path)!r} is a file.") from None
-    except OSError as error:
-        raise InputError(f"`--out`: the folder {str(path)!r} cannot be made: {error.strerror}.") from error
-    o.check_writable(path)
 
 
 def draw(found: Study, folder: Path) -> list[Path]:

@@ -61,11 +61,11 @@ def kernel(
         network.value,
         None if pooling is None else pooling.value,
     )
-    x1, shape = _examples(data, target, header, n, seed)
+    x1, shape = examples_of(data, target, header, n, seed)
     net = net.on(shape, data, image)
     x2 = None
     if data2 is not None:
-        x2, shape = _examples(data2, target, header, None, seed)
+        x2, shape = examples_of(data2, target, header, None, seed)
         o.check_image(net, shape, data2)
     x1, x2 = _scaled(x1, x2, scale)
     where = _places(out_path, kind)
@@ -108,7 +108,7 @@ def _remove(where: Any) -> None:
         path.with_name(path.name + ".journal").unlink(missing_ok=True)
 
 
-def _examples(
+def examples_of(
     source: str, target: str | None, header: bool | None, n: int | None, seed: int
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The inputs of a data set, and the shape that an example had; a .csv and an .npy need no targets."""

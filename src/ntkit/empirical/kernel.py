@@ -75,10 +75,20 @@ class EmpiricalNTK(Kernel):
         self.only = (only,) if isinstance(only, str) else None if only is None else tuple(only)
         checks.chosen(params, self.only)
 
+    def check_examples(self, x: Any) -> None:
+        """Raises what `kernel(x)` would for the first three examples. `ntkit.gram` asks: tiles hide values."""
+        self._checked(jax.tree.map(lambda a: a[:3], x), None)
+
     @property
     def names(self) -> list[str]:
         """Of all parameters that are arrays of floats, in order."""
         return [name for name, _ in checks.floats(self.params).values()]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Of the parameters that count: the keys of `by_layer`."""
+        known = checks.floats(self.params)
+        return [known[leaf][0] for leaf in checks.chosen(self.params, self.only)]
 
     def restricted(self, only: Iterable[str] | str) -> "EmpiricalNTK":
         """The same kernel with the sum over these parameters alone, as the argument `only`."""
