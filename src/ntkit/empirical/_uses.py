@@ -80,7 +80,7 @@ def find_uses(jaxpr: Any, leaves: int, wanted: Sequence[int]) -> Uses:
 
 
 def apply_with_uses(
-    jaxpr: Any, arrays: Sequence[Array], leaves: int, uses: Uses, added: Sequence[Array]
+    jaxpr: Any, arrays: Sequence[Any], leaves: int, uses: Uses, added: Sequence[Array]
 ) -> tuple[list[Array], list[Record]]:
     """The outputs, with `added` to what each use makes, and what came in at each, in the order of `uses.leaves`."""
     place = {leaf: k for k, leaf in enumerate(uses.leaves)}
@@ -94,7 +94,7 @@ def apply_with_uses(
     return out, [records[leaf] for leaf in uses.leaves]
 
 
-def first_not_finite(jaxpr: Any, arrays: Sequence[Array], leaves: int) -> tuple[int | None, int | None]:
+def first_not_finite(jaxpr: Any, arrays: Sequence[Any], leaves: int) -> tuple[int | None, int | None]:
     """The last parameter whose product is finite, and the first whose is not, of one example whose output is not."""
     last: list[int] = []
     first: list[int] = []
@@ -107,7 +107,7 @@ def first_not_finite(jaxpr: Any, arrays: Sequence[Array], leaves: int) -> tuple[
     return (last[-1] if last else None), (first[0] if first else None)
 
 
-def _inputs(arrays: Sequence[Array], leaves: int, wanted: set[int]) -> list[Value]:
+def _inputs(arrays: Sequence[Any], leaves: int, wanted: set[int]) -> list[Value]:
     return [Value(a, i if i in wanted else None, data=i >= leaves) for i, a in enumerate(arrays)]
 
 

@@ -37,7 +37,7 @@ class Network(NamedTuple):
 def network(fn: Callable, params: Any, example: Any, wanted: tuple[int, ...]) -> Network:
     """Of fn(params, x) -> (n, o), for an example without the batch axis (arrays or their shapes)."""
 
-    def one(leaves: list[Array], inputs: Any) -> Array:
+    def one(leaves: list[Any], inputs: Any) -> Array:
         return fn(jax.tree.unflatten(treedef, leaves), jax.tree.map(lambda a: a[None], inputs))[0]
 
     leaves, treedef = jax.tree.flatten(params)
@@ -67,7 +67,7 @@ class _ByFactors(abc.ABC):
     def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
         """The uses that are made use of, and how each parameter that counts is treated."""
 
-    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+    def by_leaf(self, net: Network, leaves: list[Any], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
         """What each parameter adds, as `contribution`; x2 None for x1 again."""
         uses, how = self.treat(net, length(x1), length(x1 if x2 is None else x2), kind, x2 is None)
         one = partial(_factors_of_one, net, leaves, uses, how)
@@ -99,7 +99,7 @@ class Structured(_ByFactors):
 
 
 def _factors_of_one(
-    net: Network, leaves: list[Array], uses: Uses, how: dict[int, ByLeaf], example: Any
+    net: Network, leaves: list[Any], uses: Uses, how: dict[int, ByLeaf], example: Any
 ) -> dict[int, Factor]:
     others = [leaf for leaf in net.wanted if leaf not in uses.by_leaf]
 
@@ -149,7 +149,7 @@ class ByVectorProducts:
     """A vector product for each example and output of x2: one vjp there, one jvp over all x1. It holds no Jacobian, of
     no parameter, and is for networks whose single gradient is large."""
 
-    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+    def by_leaf(self, net: Network, leaves: list[Any], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
         """All parameters together, under the number -1: products do not tell them apart."""
         second = x1 if x2 is None else x2
         chosen = [leaves[leaf] for leaf in net.wanted]
@@ -176,7 +176,7 @@ class ByVectorProducts:
         return {-1: diagonal if kind == "diagonal" else jnp.sum(diagonal, axis=-1)}
 
 
-def _outputs(net: Network, arrays: list[Array], example: Any) -> Array:
+def _outputs(net: Network, arrays: list[Any], example: Any) -> Array:
     return core.jaxpr_as_fun(net.jaxpr)(*arrays, *jax.tree.leaves(example))[0]
 
 
