@@ -1,6 +1,7 @@
 """How each parameter enters a function: its uses, found in the function's jaxpr and, at each, what comes in.
 
-A use is a matrix product or a convolution of a parameter with something else, or its addition, spread over rows. Where
+A use is a matrix product or a convolution of a parameter with something else, its addition, spread over rows, or the
+lookup of some of its slices, as of tokens in a table. Where
 a parameter reaches the output through one use alone, its gradient is X^T G, activations times cotangents (`_rules`),
 and need never be formed. On the way to its use it may be reshaped, transposed, cast, negated and multiplied by a
 number. What else happens to it (a second use, a loop) is left to autodiff, exactly. One interpreter does both, finding
@@ -51,7 +52,9 @@ class Use(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What came in at a use, as (T, c): rows that meet the columns of the parameter; and the parameter's factor."""
+    """What came in at a use, as (T, c): rows that meet the columns of the parameter; and the parameter's factor.
+
+    Of a lookup (T, 1), which slice each row is: whole numbers, -1 for none."""
 
     activations: Array
     scale: Any
@@ -214,7 +217,17 @@ def _use(equation: Any, inputs: list[Value], leaf: Value) -> Use | None:
         return Use(leaf.leaf, equation, first, out.shape, out.dtype)  # pyright: ignore[reportArgumentType]
     if name == "conv_general_dilated" and not first and _one_group(params):
         return Use(leaf.leaf, equation, first, out.shape, out.dtype)  # pyright: ignore[reportArgumentType]
+    if name == "gather" and first and _of_whole_slices(params, jnp.shape(leaf.array)):
+        return Use(leaf.leaf, equation, first, out.shape, out.dtype)  # pyright: ignore[reportArgumentType]
     return None
+
+
+def _of_whole_slices(params: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a gather takes whole slices along one axis, each by one number."""
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    axes = numbers.collapsed_slice_dims
+    whole = len(axes) == 1 and numbers.start_index_map == axes and not numbers.operand_batching_dims
+    return whole and tuple(sizes) == tuple(1 if a == axes[0] else n for a, n in enumerate(shape))
 
 
 def _one_group(params: Any) -> bool:
@@ -232,6 +245,8 @@ def _rows(use: Use, other: Array) -> Array:
         moved = jnp.moveaxis(other, contracted, range(-len(contracted), 0))
         kept = other.ndim - len(contracted)
         return moved.reshape(_size(moved.shape[:kept]), _size(moved.shape[kept:]))
+    if use.kind == "gather":
+        return _slices(use, other)
     numbers = params["dimension_numbers"]
     filters = use.equation.invars[1].aval.shape
     patches = lax.conv_general_dilated_patches(
@@ -242,6 +257,20 @@ def _rows(use: Use, other: Array) -> Array:
     return rows.reshape(-1, rows.shape[-1])
 
 
+def _slices(use: Use, index: Array) -> Array:
+    """Which slice each row of a lookup is, as the gather treats numbers outside."""
+    flat, most = index.reshape(-1, 1), slices(use) - 1
+    if use.equation.params["mode"] == lax.GatherScatterMode.CLIP:
+        return jnp.clip(flat, 0, most)
+    return jnp.where((flat >= 0) & (flat <= most), flat, -1)
+
+
+def slices(use: Use) -> int:
+    """Of a lookup: rows of the table."""
+    (axis,) = use.equation.params["dimension_numbers"].collapsed_slice_dims
+    return use.equation.invars[0].aval.shape[axis]
+
+
 def columns(use: Use, cotangent: Array) -> Array:
     """A cotangent of what a use makes as (T, f), with the same T."""
     if use.kind in ("add", "add_any"):
@@ -250,6 +279,10 @@ def columns(use: Use, cotangent: Array) -> Array:
     if use.kind == "conv_general_dilated":
         moved = jnp.moveaxis(cotangent, use.equation.params["dimension_numbers"].out_spec[1], -1)
         return moved.reshape(-1, moved.shape[-1])
+    if use.kind == "gather":
+        inside = use.equation.params["dimension_numbers"].offset_dims
+        moved = jnp.moveaxis(cotangent, inside, range(-len(inside), 0))
+        return moved.reshape(-1, _size([use.shape[a] for a in inside]))
     parameter = use.equation.invars[0 if use.first else 1].aval
     free = parameter.ndim - len(use.equation.params["dimension_numbers"][0][0])
     if use.first:  # the parameter's axes stand in front

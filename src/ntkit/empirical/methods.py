@@ -22,7 +22,7 @@ from ntkit.empirical._rules import (
     contribution,
     gradients,
 )
-from ntkit.empirical._uses import Uses, apply_with_uses, columns, find_uses
+from ntkit.empirical._uses import Record, Use, Uses, apply_with_uses, columns, find_uses, slices
 
 
 class Network(NamedTuple):
@@ -94,7 +94,10 @@ class Structured(_ByFactors):
                 continue
             t, f = jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
             shapes = Shapes(t, net.jaxpr.jaxpr.invars[leaf].aval.size // f, f)
-            how[leaf] = ByLeaf(cheaper(shapes, n1, n2, net.outputs, kind, same), shapes)
+            tokens = use.kind == "gather"
+            rule = cheaper(shapes, n1, n2, net.outputs, kind, same, tokens)
+            # One multiplication a token and column, where the table need not be held.
+            how[leaf] = ByLeaf(rule, shapes._replace(inputs=1) if rule is Rule.TOKENS else shapes)
         return uses, how
 
 
@@ -116,14 +119,24 @@ def _factors_of_one(
     at_uses, of_others = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
     factors: dict[int, Factor] = {}
     for leaf, record, cotangent in zip(uses.leaves, records, at_uses, strict=True):
-        g = jax.vmap(partial(columns, uses.by_leaf[leaf]))(cotangent)
-        # With the activations, so that a weight and its bias share the Gram matrix of their cotangents.
-        scaled = record.activations * jnp.asarray(record.scale, cotangent.dtype)
-        rows = how[leaf].rule is Rule.ROWS
-        factors[leaf] = Pairs(scaled, g) if rows else Gradients(gradients(scaled, g))
+        use = uses.by_leaf[leaf]
+        g = jax.vmap(partial(columns, use))(cotangent)
+        factors[leaf] = _factor(use, record, g, how[leaf].rule)
     for leaf, value in zip(others, of_others, strict=True):
         factors[leaf] = Gradients(value.reshape(len(out), -1))
     return factors
+
+
+def _factor(use: Use, record: Record, g: Array, rule: Rule) -> Factor:
+    """Of one use, from what came in and the cotangents (o, T, f)."""
+    scale, x = jnp.asarray(record.scale, g.dtype), record.activations
+    if rule is Rule.TOKENS:
+        return Pairs(x, g * scale)
+    if use.kind == "gather":
+        x = jax.nn.one_hot(x[:, 0], slices(use), dtype=g.dtype)
+    # With the activations, so that a weight and its bias share the Gram matrix of their cotangents.
+    scaled = x * scale
+    return Pairs(scaled, g) if rule is Rule.ROWS else Gradients(gradients(scaled, g))
 
 
 def _over_examples(fn: Callable[[Any], Any], x: Any, chunk: int | None) -> Any:
