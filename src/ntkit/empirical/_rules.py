@@ -75,9 +75,7 @@ def count(rule: Rule, shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outp
     return Count(forming + n1 * n2 * blocks * c * f, examples * outputs * c * f)
 
 
-def cheaper(
-    shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outputs, same: bool, tokens: bool = False
-) -> Rule:
+def cheaper(shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outputs, same: bool, tokens: bool = False) -> Rule:
     """The rule of fewer operations for a parameter with rows, or with `tokens`."""
     rules = (Rule.TOKENS if tokens else Rule.ROWS, Rule.GRADIENTS)
     return min(rules, key=lambda rule: count(rule, shapes, n1, n2, outputs, kind, same).operations)

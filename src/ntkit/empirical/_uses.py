@@ -3,9 +3,10 @@
 A use is a matrix product or a convolution of a parameter with something else, its addition, spread over rows, or the
 lookup of some of its slices, as of tokens in a table. Where
 a parameter reaches the output through one use alone, its gradient is X^T G, activations times cotangents (`_rules`),
-and need never be formed. On the way to its use it may be reshaped, transposed, cast, negated and multiplied by a
-number. What else happens to it (a second use, a loop) is left to autodiff, exactly. One interpreter does both, finding
-and computing, so that they cannot disagree.
+and need never be formed. Several uses of one kind, as of a weight in each turn of a recurrence, are one with the rows
+of all. On the way to its use a parameter may be reshaped, transposed, cast, negated and multiplied by a
+number. What else happens to it (uses of two kinds, a loop) is left to autodiff, exactly. One interpreter does both,
+finding and computing, so that they cannot disagree.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ class Value(NamedTuple):
     number: Any = None
     data: bool = False  # whether it depends on the inputs
     spread: tuple[int, ...] | None = None  # axes along which a parameter, repeated over the others, has its entries
+    path: tuple[str, ...] = ()  # how the entries of a parameter were moved
 
 
 class Use(NamedTuple):
@@ -45,10 +47,26 @@ class Use(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     spread: tuple[int, ...] = ()  # of an addition: as of `Value`
+    path: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
         return self.equation.primitive.name
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """Which entry of the parameter is which of X^T G: the gradients of uses of one layout may be added."""
+        params, operand = self.equation.params, self.equation.invars[0 if self.first else 1].aval
+        if self.kind in ("add", "add_any"):
+            # Entries in their order, whatever axes of length 1 there are.
+            return "add", self.dtype, tuple(step for step in self.path if step.startswith(("transpose", "rev")))
+        if self.kind == "dot_general":
+            where: Any = params["dimension_numbers"][0][0 if self.first else 1]
+        elif self.kind == "gather":
+            where = params["dimension_numbers"].collapsed_slice_dims
+        else:
+            where = params["dimension_numbers"]
+        return self.kind, self.dtype, self.path, operand.shape, str(where)
 
 
 class Record(NamedTuple):
@@ -61,9 +79,9 @@ class Record(NamedTuple):
 
 
 class Uses(NamedTuple):
-    """The one use of each parameter that has just one, by parameter."""
+    """The uses of each parameter that has some, all of one layout, by parameter and in order."""
 
-    by_leaf: dict[int, Use]
+    by_leaf: dict[int, tuple[Use, ...]]
 
     @property
     def leaves(self) -> list[int]:
@@ -78,20 +96,20 @@ def find_uses(jaxpr: Any, leaves: int, wanted: Sequence[int]) -> Uses:
         return walk.program(jaxpr, _inputs(arrays, leaves, set(wanted)))
 
     jax.eval_shape(run, *(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.jaxpr.invars))
-    counts = {leaf: [use for use in walk.found if use.leaf == leaf] for leaf in wanted}
-    return Uses({leaf: uses[0] for leaf, uses in counts.items() if len(uses) == 1 and leaf not in walk.lost})
+    found = {leaf: tuple(use for use in walk.found if use.leaf == leaf) for leaf in wanted if leaf not in walk.lost}
+    return Uses({leaf: uses for leaf, uses in found.items() if len({use.layout for use in uses}) == 1})
 
 
 def apply_with_uses(
-    jaxpr: Any, arrays: Sequence[Any], leaves: int, uses: Uses, added: Sequence[Array]
-) -> tuple[list[Array], list[Record]]:
+    jaxpr: Any, arrays: Sequence[Any], leaves: int, uses: Uses, added: Sequence[Sequence[Array]]
+) -> tuple[list[Array], list[list[Record]]]:
     """The outputs, with `added` to what each use makes, and what came in at each, in the order of `uses.leaves`."""
+    records: dict[int, list[Record]] = {leaf: [] for leaf in uses.leaves}
     place = {leaf: k for k, leaf in enumerate(uses.leaves)}
-    records: dict[int, Record] = {}
 
     def at_use(use: Use, made: Array, other: Array, scale: Any) -> Array:
-        records[use.leaf] = Record(_rows(use, other), scale)
-        return made + added[place[use.leaf]]
+        records[use.leaf].append(Record(_rows(use, other), scale))
+        return made + added[place[use.leaf]][len(records[use.leaf]) - 1]
 
     out = _Walk(set(place), at_use).program(jaxpr, _inputs(arrays, leaves, set(place)))
     return out, [records[leaf] for leaf in uses.leaves]
@@ -149,9 +167,10 @@ class _Walk:
         if len(of_leaves) == 1:
             leaf = of_leaves[0]
             if leaf.spread is None and (axes := _spread(equation)) is not None:
-                return [Value(made[0], leaf.leaf, leaf.scale, data=data, spread=axes)]
+                return [leaf._replace(array=made[0], data=data, spread=axes)]
             if leaf.spread is None and (scale := _moved(equation, inputs, leaf)) is not None:
-                return [Value(made[0], leaf.leaf, leaf.scale * scale, data=data)]
+                moved = leaf._replace(array=made[0], scale=leaf.scale * scale, data=data)
+                return [moved._replace(path=(*leaf.path, *_step(equation)))]
             if (use := _use(equation, inputs, leaf)) is not None:
                 return [Value(self._used(use, made[0], inputs, leaf), data=data)]
         self.lost |= {v.leaf for v in of_leaves if v.leaf is not None}
@@ -159,6 +178,7 @@ class _Walk:
         return [Value(array, number=number, data=data) for array in made]
 
     def _used(self, use: Use, made: Array, inputs: list[Value], leaf: Value) -> Array:
+        use = use._replace(path=leaf.path)
         self.found.append(use)
         other = inputs[1 if use.first else 0].array
         return made if self.at_use is None else self.at_use(use, made, other, leaf.scale)
@@ -191,6 +211,15 @@ def _moved(equation: Any, inputs: list[Value], leaf: Value) -> Any:
         number = jnp.reshape(jnp.asarray(number), ())
         return number if name == "mul" else 1 / number
     return None
+
+
+def _step(equation: Any) -> tuple[str, ...]:
+    """A move as a part of `Value.path`: nothing where each entry stays in its place."""
+    name = equation.primitive.name
+    if name not in MOVES | {"broadcast_in_dim"} or name in ("neg", "copy", "copy_p", "convert_element_type"):
+        return ()
+    shapes = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return (f"{name} {shapes} {sorted(map(str, equation.params.items()))}",)
 
 
 def _spread(equation: Any) -> tuple[int, ...] | None:

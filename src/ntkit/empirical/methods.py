@@ -81,7 +81,7 @@ class Structured(_ByFactors):
     """Never the Jacobian: of each parameter activations and cotangents, or its own gradients, whichever is cheaper.
 
     A dense parameter adds (A1 A2^T) * (G1 G2^T); one with several rows (sequences, convolutions) pairs of rows or
-    gradients, by counted operations. What is used twice or otherwise than in a product or convolution is left to
+    gradients, by counted operations; a table of tokens their pairs. What is used in two ways, or in another, is left to
     autodiff, for that parameter alone. `chunk`: examples differentiated at once, in a loop; default all. (XLA for CPU
     runs convolutions many times slower inside of loops: there smaller tiles of `ntkit.gram` are the better way.)
     """
@@ -89,15 +89,15 @@ class Structured(_ByFactors):
     def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
         uses, how = find_uses(net.jaxpr, net.leaves, net.wanted), {}
         for leaf in net.wanted:
-            if (use := uses.by_leaf.get(leaf)) is None:
+            if leaf not in uses.by_leaf:
                 how[leaf] = _by_autodiff(net, leaf)
                 continue
-            t, f = jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
+            rows = [_shape_of_columns(use) for use in uses.by_leaf[leaf]]
+            t, f = sum(t for t, _ in rows), rows[0][1]
             shapes = Shapes(t, net.jaxpr.jaxpr.invars[leaf].aval.size // f, f)
-            tokens = use.kind == "gather"
+            tokens = uses.by_leaf[leaf][0].kind == "gather"
             rule = cheaper(shapes, n1, n2, net.outputs, kind, same, tokens)
-            # One multiplication a token and column, where the table need not be held.
-            how[leaf] = ByLeaf(rule, shapes._replace(inputs=1) if rule is Rule.TOKENS else shapes)
+            how[leaf] = ByLeaf(rule, shapes)
         return uses, how
 
 
@@ -106,7 +106,7 @@ def _factors_of_one(
 ) -> dict[int, Factor]:
     others = [leaf for leaf in net.wanted if leaf not in uses.by_leaf]
 
-    def run(added: list[Array], free: list[Array]) -> tuple[Array, Any]:
+    def run(added: list[list[Array]], free: list[Array]) -> tuple[Array, Any]:
         arrays = list(leaves)
         for leaf, value in zip(others, free, strict=True):
             arrays[leaf] = value
@@ -114,29 +114,37 @@ def _factors_of_one(
         out, records = apply_with_uses(net.jaxpr, [*arrays, *flat], net.leaves, uses, added)
         return out[0], records
 
-    nothing = [jnp.zeros(use.shape, use.dtype) for use in (uses.by_leaf[leaf] for leaf in uses.leaves)]
+    nothing = [[jnp.zeros(use.shape, use.dtype) for use in uses.by_leaf[leaf]] for leaf in uses.leaves]
     out, pull, records = jax.vjp(run, nothing, [leaves[leaf] for leaf in others], has_aux=True)
     at_uses, of_others = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
     factors: dict[int, Factor] = {}
-    for leaf, record, cotangent in zip(uses.leaves, records, at_uses, strict=True):
-        use = uses.by_leaf[leaf]
-        g = jax.vmap(partial(columns, use))(cotangent)
-        factors[leaf] = _factor(use, record, g, how[leaf].rule)
+    for leaf, came, cotangents in zip(uses.leaves, records, at_uses, strict=True):
+        each = zip(uses.by_leaf[leaf], came, cotangents, strict=True)
+        scaled = [_scaled(use, record, jax.vmap(partial(columns, use))(g)) for use, record, g in each]
+        x, g = (jnp.concatenate(parts, axis) for parts, axis in zip(zip(*scaled, strict=True), (0, 1), strict=True))
+        factors[leaf] = _factor(uses.by_leaf[leaf][0], x, g, how[leaf].rule)
     for leaf, value in zip(others, of_others, strict=True):
         factors[leaf] = Gradients(value.reshape(len(out), -1))
     return factors
 
 
-def _factor(use: Use, record: Record, g: Array, rule: Rule) -> Factor:
-    """Of one use, from what came in and the cotangents (o, T, f)."""
-    scale, x = jnp.asarray(record.scale, g.dtype), record.activations
-    if rule is Rule.TOKENS:
-        return Pairs(x, g * scale)
-    if use.kind == "gather":
-        x = jax.nn.one_hot(x[:, 0], slices(use), dtype=g.dtype)
-    # With the activations, so that a weight and its bias share the Gram matrix of their cotangents.
-    scaled = x * scale
-    return Pairs(scaled, g) if rule is Rule.ROWS else Gradients(gradients(scaled, g))
+def _scaled(use: Use, record: Record, g: Array) -> tuple[Array, Array]:
+    """What came in at one use and its cotangents (o, T, f), one of them times the parameter's factor."""
+    scale = jnp.asarray(record.scale, g.dtype)
+    # With the activations, so that a weight and its bias share the Gram matrix of their cotangents; tokens bear none.
+    return (record.activations, g * scale) if use.kind == "gather" else (record.activations * scale, g)
+
+
+def _factor(use: Use, x: Array, g: Array, rule: Rule) -> Factor:
+    """Of all rows of one parameter, used as `use`."""
+    if rule in (Rule.ROWS, Rule.TOKENS):
+        return Pairs(x, g)
+    x = jax.nn.one_hot(x[:, 0], slices(use), dtype=g.dtype) if use.kind == "gather" else x
+    return Gradients(gradients(x, g))
+
+
+def _shape_of_columns(use: Use) -> tuple[int, ...]:
+    return jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
 
 
 def _over_examples(fn: Callable[[Any], Any], x: Any, chunk: int | None) -> Any:
