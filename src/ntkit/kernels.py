@@ -302,6 +302,30 @@ def settled(kernel: Any, x: Any) -> Any:
     return jax.tree.map(lambda node: node.settled(x) if of_network(node) else node, kernel, is_leaf=of_network)
 
 
+def finite(kernel: Any, x: Any) -> list[tuple[Any, Any]]:
+    """The kernels of finite networks in a kernel, each with x as it sees it."""
+
+    def stops(node: Any) -> bool:
+        return isinstance(node, Unflattened) or hasattr(node, "check_examples")
+
+    found = []
+    for node in jax.tree.leaves(kernel, is_leaf=stops):
+        if isinstance(node, Unflattened):
+            found += finite(node.inner, node._images(x))
+        elif stops(node):
+            found.append((node, x))
+    return found
+
+
+def check_examples(kernel: Any, x: Any) -> None:
+    """Lets kernels of finite networks look at the first rows of x, whose values a compiled program hides from them.
+
+    **Raises:** what such a kernel raises for these inputs.
+    """
+    for one, seen in finite(kernel, x):
+        one.check_examples(seen)
+
+
 def _fused(dtype: np.dtype) -> int:
     """So many activations run in one loop over all pairs.
 

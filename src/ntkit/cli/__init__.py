@@ -1,4 +1,4 @@
-"""The command line: `ntkit demo | kernel | fit | predict | width | info | gallery`.
+"""The command line: `ntkit demo | kernel | empirical | fit | predict | width | info | gallery`.
 
 A command is one public function here.
 """

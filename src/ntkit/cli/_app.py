@@ -6,6 +6,7 @@ import typer
 
 import ntkit
 from ntkit.cli.demo import demo
+from ntkit.cli.empirical import empirical
 from ntkit.cli.fit import fit
 from ntkit.cli.gallery import gallery
 from ntkit.cli.info import info
@@ -40,6 +41,6 @@ def _main(
     pass
 
 
-for command in (demo, kernel, fit, predict, width, info):
+for command in (demo, kernel, empirical, fit, predict, width, info):
     app.command()(command)
 app.add_typer(gallery)

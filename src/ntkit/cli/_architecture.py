@@ -84,7 +84,7 @@ class Architecture:
             if image is not None:
                 raise InputError("`--image` is for networks of images: give `--network cntk` with it.")
             return self
-        return dataclasses.replace(self, image=_image(shape, source, image))
+        return dataclasses.replace(self, image=image_of(shape, source, image))
 
     @property
     def width(self) -> int:
@@ -125,11 +125,11 @@ class Architecture:
         return f"depth {self.depth}, {self.activation}, w_std {self.w_std:.3g}, b_std {self.b_std:.3g}{frozen}"
 
 
-def _image(shape: tuple[int, ...], source: str, asked: str | None) -> tuple[int, ...]:
-    """(height, width, channels) of examples of a shape. **Raises:** `InputError`."""
+def image_of(shape: tuple[int, ...], source: str, asked: str | None, what: str = "`--network cntk`") -> tuple[int, ...]:
+    """(height, width, channels) of examples of a shape; `what` needs them. **Raises:** `InputError`."""
     if asked is None and len(shape) == 1:
         raise InputError(
-            f"`--network cntk` needs images, but the examples of {source} are rows of {shape[0]} numbers. Say what "
+            f"{what} needs images, but the examples of {source} are rows of {shape[0]} numbers. Say what "
             "images they are, such as `--image 28x28x1`."
         )
     if asked is None:

@@ -189,8 +189,13 @@ def check_out(path: Path, suffixes: tuple[str, ...] = ()) -> None:
     check_writable(folder)
 
 
-def check_folder(path: Path) -> None:
-    """Makes the folder, or refuses it before anything is computed."""
+def check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"`--out`: the folder {str(folder)!r} is not writable.")
+
+
+def make_folder(path: Path) -> None:
+    """The folder for results, refused before anything is computed if it cannot be one."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -198,11 +203,6 @@ def check_folder(path: Path) -> None:
     except OSError as error:
         raise InputError(f"`--out`: the folder {str(path)!r} cannot be made: {error.strerror}.") from error
     check_writable(path)
-
-
-def check_writable(folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"`--out`: the folder {str(folder)!r} is not writable.")
 
 
 def check_memory(memory: str) -> None:

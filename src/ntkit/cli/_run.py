@@ -16,7 +16,7 @@ said = threading.Event()
 # Arguments of functions that are options of commands.
 _ARGUMENT = re.compile(
     r"`(memory|target|header|overwrite|out|dtype|depth|depths|fixed_layers|activation|w_std|b_std|beta|pooling|poolings"
-    r"|window|network|widths|seeds|delta)(=[^`]*)?`"
+    r"|window|network|widths|seeds|delta|only)(=[^`]*)?`"
 )
 # What is said to programmers only.
 _OF_FUNCTIONS = re.compile(r"; a function will do as well|(?<=`) of `(Dense|mlp|cntk)`")

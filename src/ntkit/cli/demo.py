@@ -52,7 +52,7 @@ def demo(
     dataset = prepare(data, n or (400 if quick else TRAIN), target=target, header=header, seed=seed, note=notes.append)
     notes += o.notes_of(data, dataset)
     base = o.base_of(network, pooling).on(dataset.shape, data, image)
-    o.check_folder(out_path)
+    o.make_folder(out_path)
     if not json:
         out.print(f"Data: {dataset} ({dataset.source})", markup=False)
         for line in notes:

@@ -93,7 +93,7 @@ def width(
     x, shape = examples_of(data, target, header, n, seed)
     net = net.on(shape, data, image)
     x, _ = scaled(x, None, scale)
-    o.check_folder(out_path)
+    o.make_folder(out_path)
     drawn_by = map_weighted(lambda _, layer: changed(layer, law=init.value), net.network())
     if not json:
         err.print(f"{len(x)} examples of {data}, {seeds} networks of each width, {init} weights: {net}", markup=False)

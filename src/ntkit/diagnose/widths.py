@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from ntkit._check import check_inputs, parse_memory
 from ntkit.diagnose._draws import kernels_of_draws, trainable
 from ntkit.errors import ComputationError, InputError
-from ntkit.gram.progress import Meter, Progress
+from ntkit._progress import Meter, Progress
 from ntkit.kernels import NTK
 from ntkit.nn import BatchNorm, Dropout, Layer
 from ntkit.nn._masks import Masked

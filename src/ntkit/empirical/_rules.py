@@ -6,11 +6,12 @@ two examples
     <X^T G_a, X'^T G'_b> = sum_tt' (X X'^T)_tt' (G_a G'_b^T)_tt',
 
 either as it stands (pairs of rows; for T = 1 two Gram matrices, multiplied) or by the gradients (c, f). Which is
-cheaper depends on T, c, f and the numbers of examples and outputs: it is counted.
+cheaper depends on T, c, f and the numbers of examples and outputs: it is counted. Of a lookup the rows of X are unit
+vectors, and X X'^T says where two tokens are the same.
 """
 
 import enum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ class Rule(enum.Enum):
     """How a parameter is treated."""
 
     ROWS = "pairs of rows"
+    TOKENS = "pairs of tokens"
     GRADIENTS = "gradients, from rows"
     AUTODIFF = "gradients, by autodiff"
 
@@ -43,7 +45,8 @@ class Count(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """(n, T, c) activations, times the parameter's factor, and (n, o, T, f) cotangents."""
+    """(n, T, c) activations, times the parameter's factor, and (n, o, T, f) cotangents. Of a lookup the activations are
+    tokens, (n, T, 1), and the factor is with the cotangents."""
 
     activations: Array
     cotangents: Array
@@ -63,7 +66,8 @@ def count(rule: Rule, shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outp
     t, c, f = shapes
     blocks = outputs * outputs if kind == "full" else outputs
     examples = n1 if same else n1 + n2
-    if rule is Rule.ROWS:
+    c = 1 if rule is Rule.TOKENS else c
+    if rule in (Rule.ROWS, Rule.TOKENS):
         operations = n1 * n2 * t * t * (c + blocks * f + (blocks if t > 1 else 0))
         gram = n1 * n2 * t * t * (blocks + 1) if t > 1 else n1 * n2 * (1 + blocks)
         return Count(operations, examples * t * (c + outputs * f) + gram)
@@ -71,9 +75,9 @@ def count(rule: Rule, shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outp
     return Count(forming + n1 * n2 * blocks * c * f, examples * outputs * c * f)
 
 
-def cheaper(shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outputs, same: bool) -> Rule:
-    """The rule of fewer operations for a parameter with rows."""
-    rules = (Rule.ROWS, Rule.GRADIENTS)
+def cheaper(shapes: Shapes, n1: int, n2: int, outputs: int, kind: Outputs, same: bool, tokens: bool = False) -> Rule:
+    """The rule of fewer operations for a parameter with rows, or with `tokens`."""
+    rules = (Rule.TOKENS if tokens else Rule.ROWS, Rule.GRADIENTS)
     return min(rules, key=lambda rule: count(rule, shapes, n1, n2, outputs, kind, same).operations)
 
 
@@ -92,7 +96,7 @@ def contribution(left: Factor, right: Factor, kind: Outputs) -> Array:
     (x, g), (y, h) = left, right
     n1, o, t, f = g.shape
     n2, s = len(y), y.shape[1]
-    inputs = jnp.matmul(x.reshape(n1 * t, -1), y.reshape(n2 * s, -1).T, precision="highest")
+    inputs = _inner(x.reshape(n1 * t, -1), y.reshape(n2 * s, -1), g.dtype)
     if t == s == 1:
         products = _products(g.reshape(n1, o, f), h.reshape(n2, -1, f), kind)
         beside = {"full": np.s_[:, None, :, None], "diagonal": np.s_[..., None], "mean": np.s_[:]}[kind]
@@ -100,6 +104,13 @@ def contribution(left: Factor, right: Factor, kind: Outputs) -> Array:
     inputs = inputs.reshape(n1, t, n2, s)
     letters = {"full": "iatf,jbsf,itjs->iajb", "diagonal": "iatf,jasf,itjs->ija", "mean": "iatf,jasf,itjs->ij"}[kind]
     return jnp.einsum(letters, g, h, inputs, precision="highest", optimize=[(0, 1), (0, 1)])
+
+
+def _inner(x: Array, y: Array, dtype: Any) -> Array:
+    """X Y^T, of tokens as of unit vectors."""
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return ((x == y.T) & (x >= 0)).astype(dtype)
+    return jnp.matmul(x, y.T, precision="highest")
 
 
 def _products(g: Array, h: Array, kind: Outputs) -> Array:

@@ -1,10 +1,12 @@
 """How each parameter enters a function: its uses, found in the function's jaxpr and, at each, what comes in.
 
-A use is a matrix product or a convolution of a parameter with something else, or its addition, spread over rows. Where
+A use is a matrix product or a convolution of a parameter with something else, its addition, spread over rows, or the
+lookup of some of its slices, as of tokens in a table. Where
 a parameter reaches the output through one use alone, its gradient is X^T G, activations times cotangents (`_rules`),
-and need never be formed. On the way to its use it may be reshaped, transposed, cast, negated and multiplied by a
-number. What else happens to it (a second use, a loop) is left to autodiff, exactly. One interpreter does both, finding
-and computing, so that they cannot disagree.
+and need never be formed. Several uses of one kind, as of a weight in each turn of a recurrence, are one with the rows
+of all. On the way to its use a parameter may be reshaped, transposed, cast, negated and multiplied by a
+number. What else happens to it (uses of two kinds, a loop) is left to autodiff, exactly. One interpreter does both,
+finding and computing, so that they cannot disagree.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ class Value(NamedTuple):
     number: Any = None
     data: bool = False  # whether it depends on the inputs
     spread: tuple[int, ...] | None = None  # axes along which a parameter, repeated over the others, has its entries
+    path: tuple[str, ...] = ()  # how the entries of a parameter were moved
 
 
 class Use(NamedTuple):
@@ -44,23 +47,41 @@ class Use(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     spread: tuple[int, ...] = ()  # of an addition: as of `Value`
+    path: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
         return self.equation.primitive.name
 
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """Which entry of the parameter is which of X^T G: the gradients of uses of one layout may be added."""
+        params, operand = self.equation.params, self.equation.invars[0 if self.first else 1].aval
+        if self.kind in ("add", "add_any"):
+            # Entries in their order, whatever axes of length 1 there are.
+            return "add", self.dtype, tuple(step for step in self.path if step.startswith(("transpose", "rev")))
+        if self.kind == "dot_general":
+            where: Any = params["dimension_numbers"][0][0 if self.first else 1]
+        elif self.kind == "gather":
+            where = params["dimension_numbers"].collapsed_slice_dims
+        else:
+            where = params["dimension_numbers"]
+        return self.kind, self.dtype, self.path, operand.shape, str(where)
+
 
 class Record(NamedTuple):
-    """What came in at a use, as (T, c): rows that meet the columns of the parameter; and the parameter's factor."""
+    """What came in at a use, as (T, c): rows that meet the columns of the parameter; and the parameter's factor.
+
+    Of a lookup (T, 1), which slice each row is: whole numbers, -1 for none."""
 
     activations: Array
     scale: Any
 
 
 class Uses(NamedTuple):
-    """The one use of each parameter that has just one, by parameter."""
+    """The uses of each parameter that has some, all of one layout, by parameter and in order."""
 
-    by_leaf: dict[int, Use]
+    by_leaf: dict[int, tuple[Use, ...]]
 
     @property
     def leaves(self) -> list[int]:
@@ -75,26 +96,26 @@ def find_uses(jaxpr: Any, leaves: int, wanted: Sequence[int]) -> Uses:
         return walk.program(jaxpr, _inputs(arrays, leaves, set(wanted)))
 
     jax.eval_shape(run, *(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.jaxpr.invars))
-    counts = {leaf: [use for use in walk.found if use.leaf == leaf] for leaf in wanted}
-    return Uses({leaf: uses[0] for leaf, uses in counts.items() if len(uses) == 1 and leaf not in walk.lost})
+    found = {leaf: tuple(use for use in walk.found if use.leaf == leaf) for leaf in wanted if leaf not in walk.lost}
+    return Uses({leaf: uses for leaf, uses in found.items() if len({use.layout for use in uses}) == 1})
 
 
 def apply_with_uses(
-    jaxpr: Any, arrays: Sequence[Array], leaves: int, uses: Uses, added: Sequence[Array]
-) -> tuple[list[Array], list[Record]]:
+    jaxpr: Any, arrays: Sequence[Any], leaves: int, uses: Uses, added: Sequence[Sequence[Array]]
+) -> tuple[list[Array], list[list[Record]]]:
     """The outputs, with `added` to what each use makes, and what came in at each, in the order of `uses.leaves`."""
+    records: dict[int, list[Record]] = {leaf: [] for leaf in uses.leaves}
     place = {leaf: k for k, leaf in enumerate(uses.leaves)}
-    records: dict[int, Record] = {}
 
     def at_use(use: Use, made: Array, other: Array, scale: Any) -> Array:
-        records[use.leaf] = Record(_rows(use, other), scale)
-        return made + added[place[use.leaf]]
+        records[use.leaf].append(Record(_rows(use, other), scale))
+        return made + added[place[use.leaf]][len(records[use.leaf]) - 1]
 
     out = _Walk(set(place), at_use).program(jaxpr, _inputs(arrays, leaves, set(place)))
     return out, [records[leaf] for leaf in uses.leaves]
 
 
-def first_not_finite(jaxpr: Any, arrays: Sequence[Array], leaves: int) -> tuple[int | None, int | None]:
+def first_not_finite(jaxpr: Any, arrays: Sequence[Any], leaves: int) -> tuple[int | None, int | None]:
     """The last parameter whose product is finite, and the first whose is not, of one example whose output is not."""
     last: list[int] = []
     first: list[int] = []
@@ -107,7 +128,7 @@ def first_not_finite(jaxpr: Any, arrays: Sequence[Array], leaves: int) -> tuple[
     return (last[-1] if last else None), (first[0] if first else None)
 
 
-def _inputs(arrays: Sequence[Array], leaves: int, wanted: set[int]) -> list[Value]:
+def _inputs(arrays: Sequence[Any], leaves: int, wanted: set[int]) -> list[Value]:
     return [Value(a, i if i in wanted else None, data=i >= leaves) for i, a in enumerate(arrays)]
 
 
@@ -146,9 +167,10 @@ class _Walk:
         if len(of_leaves) == 1:
             leaf = of_leaves[0]
             if leaf.spread is None and (axes := _spread(equation)) is not None:
-                return [Value(made[0], leaf.leaf, leaf.scale, data=data, spread=axes)]
+                return [leaf._replace(array=made[0], data=data, spread=axes)]
             if leaf.spread is None and (scale := _moved(equation, inputs, leaf)) is not None:
-                return [Value(made[0], leaf.leaf, leaf.scale * scale, data=data)]
+                moved = leaf._replace(array=made[0], scale=leaf.scale * scale, data=data)
+                return [moved._replace(path=(*leaf.path, *_step(equation)))]
             if (use := _use(equation, inputs, leaf)) is not None:
                 return [Value(self._used(use, made[0], inputs, leaf), data=data)]
         self.lost |= {v.leaf for v in of_leaves if v.leaf is not None}
@@ -156,6 +178,7 @@ class _Walk:
         return [Value(array, number=number, data=data) for array in made]
 
     def _used(self, use: Use, made: Array, inputs: list[Value], leaf: Value) -> Array:
+        use = use._replace(path=leaf.path)
         self.found.append(use)
         other = inputs[1 if use.first else 0].array
         return made if self.at_use is None else self.at_use(use, made, other, leaf.scale)
@@ -190,6 +213,15 @@ def _moved(equation: Any, inputs: list[Value], leaf: Value) -> Any:
     return None
 
 
+def _step(equation: Any) -> tuple[str, ...]:
+    """A move as a part of `Value.path`: nothing where each entry stays in its place."""
+    name = equation.primitive.name
+    if name not in MOVES | {"broadcast_in_dim"} or name in ("neg", "copy", "copy_p", "convert_element_type"):
+        return ()
+    shapes = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return (f"{name} {shapes} {sorted(map(str, equation.params.items()))}",)
+
+
 def _spread(equation: Any) -> tuple[int, ...] | None:
     """Where the entries of a parameter go that is repeated along other axes; None if it is not."""
     if equation.primitive.name != "broadcast_in_dim":
@@ -214,7 +246,17 @@ def _use(equation: Any, inputs: list[Value], leaf: Value) -> Use | None:
         return Use(leaf.leaf, equation, first, out.shape, out.dtype)  # pyright: ignore[reportArgumentType]
     if name == "conv_general_dilated" and not first and _one_group(params):
         return Use(leaf.leaf, equation, first, out.shape, out.dtype)  # pyright: ignore[reportArgumentType]
+    if name == "gather" and first and _of_whole_slices(params, jnp.shape(leaf.array)):
+        return Use(leaf.leaf, equation, first, out.shape, out.dtype)  # pyright: ignore[reportArgumentType]
     return None
+
+
+def _of_whole_slices(params: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a gather takes whole slices along one axis, each by one number."""
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    axes = numbers.collapsed_slice_dims
+    whole = len(axes) == 1 and numbers.start_index_map == axes and not numbers.operand_batching_dims
+    return whole and tuple(sizes) == tuple(1 if a == axes[0] else n for a, n in enumerate(shape))
 
 
 def _one_group(params: Any) -> bool:
@@ -232,6 +274,8 @@ def _rows(use: Use, other: Array) -> Array:
         moved = jnp.moveaxis(other, contracted, range(-len(contracted), 0))
         kept = other.ndim - len(contracted)
         return moved.reshape(_size(moved.shape[:kept]), _size(moved.shape[kept:]))
+    if use.kind == "gather":
+        return _slices(use, other)
     numbers = params["dimension_numbers"]
     filters = use.equation.invars[1].aval.shape
     patches = lax.conv_general_dilated_patches(
@@ -242,6 +286,20 @@ def _rows(use: Use, other: Array) -> Array:
     return rows.reshape(-1, rows.shape[-1])
 
 
+def _slices(use: Use, index: Array) -> Array:
+    """Which slice each row of a lookup is, as the gather treats numbers outside."""
+    flat, most = index.reshape(-1, 1), slices(use) - 1
+    if use.equation.params["mode"] == lax.GatherScatterMode.CLIP:
+        return jnp.clip(flat, 0, most)
+    return jnp.where((flat >= 0) & (flat <= most), flat, -1)
+
+
+def slices(use: Use) -> int:
+    """Of a lookup: rows of the table."""
+    (axis,) = use.equation.params["dimension_numbers"].collapsed_slice_dims
+    return use.equation.invars[0].aval.shape[axis]
+
+
 def columns(use: Use, cotangent: Array) -> Array:
     """A cotangent of what a use makes as (T, f), with the same T."""
     if use.kind in ("add", "add_any"):
@@ -250,6 +308,10 @@ def columns(use: Use, cotangent: Array) -> Array:
     if use.kind == "conv_general_dilated":
         moved = jnp.moveaxis(cotangent, use.equation.params["dimension_numbers"].out_spec[1], -1)
         return moved.reshape(-1, moved.shape[-1])
+    if use.kind == "gather":
+        inside = use.equation.params["dimension_numbers"].offset_dims
+        moved = jnp.moveaxis(cotangent, inside, range(-len(inside), 0))
+        return moved.reshape(-1, _size([use.shape[a] for a in inside]))
     parameter = use.equation.invars[0 if use.first else 1].aval
     free = parameter.ndim - len(use.equation.params["dimension_numbers"][0][0])
     if use.first:  # the parameter's axes stand in front

@@ -6,12 +6,14 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from ntkit._check import parse_memory
 from ntkit.empirical import _checks as checks
 from ntkit.empirical._rules import Outputs, finished
+from ntkit.empirical.linear import completed
 from ntkit.empirical.methods import ByVectorProducts, Method, Network, length, network
 from ntkit.empirical.operator import NTKOperator
 from ntkit.empirical.plan import Plan, automatic, plan_of, rows_within
@@ -23,7 +25,8 @@ class EmpiricalNTK(Kernel):
     """K_ab(x, y) = sum_p df_a(x)/dtheta_p df_b(y)/dtheta_p, of any JAX function at given parameters.
 
     `fn(params, x)` maps a batch, an array or a pytree of arrays with examples first, to outputs (n, o); each row must
-    depend on its own example alone. `params` is any pytree of arrays: ours, of Flax, Equinox or Haiku, or your own.
+    depend on its own example alone. `params` is any pytree: ours, of Flax, Equinox or Haiku, or your own. Its arrays of
+    floats are the parameters; whatever else is in it (numbers, random keys, functions) is handed to `fn` as it is.
     Whatever is differentiated is exact; parameters are treated one by one (`plan`). Inputs in float64 make the
     parameters float64, too.
 
@@ -72,14 +75,31 @@ class EmpiricalNTK(Kernel):
                 f"got {method!r}."
             )
         checks.check_parameters(params)
+        fn, params = completed(fn, params)
         self.fn, self.params, self.outputs, self.method = fn, params, outputs, method
         self.only = (only,) if isinstance(only, str) else None if only is None else tuple(only)
         checks.chosen(params, self.only)
+
+    def check_examples(self, x: Any) -> None:
+        """Raises what `kernel(x)` would for the first three examples. `ntkit.gram` asks: tiles hide values."""
+        self._checked(jax.tree.map(lambda a: a[:3], x), None)
+
+    def program(self, x: Any) -> list[Any]:
+        """What `fn` computes of an example like those of x, and its constants: `ntkit.gram` knows a job by it."""
+        kernel, first, _ = self._checked(x, None, values=False)
+        net = kernel._network(first)
+        return [str(net.jaxpr.jaxpr), *map(np.asarray, net.jaxpr.consts)]
 
     @property
     def names(self) -> list[str]:
         """Of all parameters that are arrays of floats, in order."""
         return [name for name, _ in checks.floats(self.params).values()]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Of the parameters that count: the keys of `by_layer`."""
+        known = checks.floats(self.params)
+        return [known[leaf][0] for leaf in checks.chosen(self.params, self.only)]
 
     def restricted(self, only: Iterable[str] | str) -> "EmpiricalNTK":
         """The same kernel with the sum over these parameters alone, as the argument `only`."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -25,22 +26,40 @@ def taylor_expand(fn: Callable[[Any, Any], Any], params: Any, order: int) -> Cal
     if isinstance(order, bool) or not isinstance(order, int) or order < 0:
         raise InputError(f"`order` must be a whole number >= 0; got {order!r}.")
 
+    free, rest = eqx.partition(params, eqx.is_inexact_array)
+
     def expanded(theta: Any, x: Any) -> Any:
         if jax.tree.structure(theta) != jax.tree.structure(params):
             raise InputError(
                 "The parameters of an expanded function must be a pytree as those it was expanded around; got "
                 f"{jax.tree.structure(theta)}, expected {jax.tree.structure(params)}."
             )
-        step = jax.tree.map(jnp.subtract, theta, params)
+        step = jax.tree.map(jnp.subtract, eqx.filter(theta, eqx.is_inexact_array), free)
 
         def derivative(along: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return lambda at: jax.jvp(along, (at,), (step,))[1]
 
-        term = lambda at: fn(at, x)  # noqa: E731
-        total, factorial = term(params), 1.0
+        term = lambda at: fn(eqx.combine(at, rest), x)  # noqa: E731
+        total, factorial = term(free), 1.0
         for k in range(1, order + 1):
             term, factorial = derivative(term), factorial * k
-            total = jax.tree.map(lambda t, d, f=factorial: t + d / f, total, term(params))
+            total = jax.tree.map(lambda t, d, f=factorial: t + d / f, total, term(free))
         return total
 
     return expanded
+
+
+class Completed(eqx.Module):
+    """A function of the arrays among its parameters; the others, such as functions, it has."""
+
+    fn: Callable[[Any, Any], Any]
+    others: Any
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        return self.fn(eqx.combine(params, self.others), x)
+
+
+def completed(fn: Callable[[Any, Any], Any], params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    """The same function and parameters, of which nothing is left that JAX could not trace."""
+    arrays, others = eqx.partition(params, eqx.is_array_like)
+    return (Completed(fn, others), arrays) if jax.tree.leaves(others) else (fn, params)

@@ -22,7 +22,7 @@ from ntkit.empirical._rules import (
     contribution,
     gradients,
 )
-from ntkit.empirical._uses import Uses, apply_with_uses, columns, find_uses
+from ntkit.empirical._uses import Record, Use, Uses, apply_with_uses, columns, find_uses, slices
 
 
 class Network(NamedTuple):
@@ -37,7 +37,7 @@ class Network(NamedTuple):
 def network(fn: Callable, params: Any, example: Any, wanted: tuple[int, ...]) -> Network:
     """Of fn(params, x) -> (n, o), for an example without the batch axis (arrays or their shapes)."""
 
-    def one(leaves: list[Array], inputs: Any) -> Array:
+    def one(leaves: list[Any], inputs: Any) -> Array:
         return fn(jax.tree.unflatten(treedef, leaves), jax.tree.map(lambda a: a[None], inputs))[0]
 
     leaves, treedef = jax.tree.flatten(params)
@@ -67,7 +67,7 @@ class _ByFactors(abc.ABC):
     def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
         """The uses that are made use of, and how each parameter that counts is treated."""
 
-    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+    def by_leaf(self, net: Network, leaves: list[Any], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
         """What each parameter adds, as `contribution`; x2 None for x1 again."""
         uses, how = self.treat(net, length(x1), length(x1 if x2 is None else x2), kind, x2 is None)
         one = partial(_factors_of_one, net, leaves, uses, how)
@@ -81,7 +81,7 @@ class Structured(_ByFactors):
     """Never the Jacobian: of each parameter activations and cotangents, or its own gradients, whichever is cheaper.
 
     A dense parameter adds (A1 A2^T) * (G1 G2^T); one with several rows (sequences, convolutions) pairs of rows or
-    gradients, by counted operations. What is used twice or otherwise than in a product or convolution is left to
+    gradients, by counted operations; a table of tokens their pairs. What is used in two ways, or in another, is left to
     autodiff, for that parameter alone. `chunk`: examples differentiated at once, in a loop; default all. (XLA for CPU
     runs convolutions many times slower inside of loops: there smaller tiles of `ntkit.gram` are the better way.)
     """
@@ -89,21 +89,24 @@ class Structured(_ByFactors):
     def treat(self, net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> tuple[Uses, dict[int, ByLeaf]]:
         uses, how = find_uses(net.jaxpr, net.leaves, net.wanted), {}
         for leaf in net.wanted:
-            if (use := uses.by_leaf.get(leaf)) is None:
+            if leaf not in uses.by_leaf:
                 how[leaf] = _by_autodiff(net, leaf)
                 continue
-            t, f = jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
+            rows = [_shape_of_columns(use) for use in uses.by_leaf[leaf]]
+            t, f = sum(t for t, _ in rows), rows[0][1]
             shapes = Shapes(t, net.jaxpr.jaxpr.invars[leaf].aval.size // f, f)
-            how[leaf] = ByLeaf(cheaper(shapes, n1, n2, net.outputs, kind, same), shapes)
+            tokens = uses.by_leaf[leaf][0].kind == "gather"
+            rule = cheaper(shapes, n1, n2, net.outputs, kind, same, tokens)
+            how[leaf] = ByLeaf(rule, shapes)
         return uses, how
 
 
 def _factors_of_one(
-    net: Network, leaves: list[Array], uses: Uses, how: dict[int, ByLeaf], example: Any
+    net: Network, leaves: list[Any], uses: Uses, how: dict[int, ByLeaf], example: Any
 ) -> dict[int, Factor]:
     others = [leaf for leaf in net.wanted if leaf not in uses.by_leaf]
 
-    def run(added: list[Array], free: list[Array]) -> tuple[Array, Any]:
+    def run(added: list[list[Array]], free: list[Array]) -> tuple[Array, Any]:
         arrays = list(leaves)
         for leaf, value in zip(others, free, strict=True):
             arrays[leaf] = value
@@ -111,16 +114,15 @@ def _factors_of_one(
         out, records = apply_with_uses(net.jaxpr, [*arrays, *flat], net.leaves, uses, added)
         return out[0], records
 
-    nothing = [jnp.zeros(use.shape, use.dtype) for use in (uses.by_leaf[leaf] for leaf in uses.leaves)]
+    nothing = [[jnp.zeros(use.shape, use.dtype) for use in uses.by_leaf[leaf]] for leaf in uses.leaves]
     out, pull, records = jax.vjp(run, nothing, [leaves[leaf] for leaf in others], has_aux=True)
     at_uses, of_others = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
     factors: dict[int, Factor] = {}
-    for leaf, record, cotangent in zip(uses.leaves, records, at_uses, strict=True):
-        g = jax.vmap(partial(columns, uses.by_leaf[leaf]))(cotangent)
-        # With the activations, so that a weight and its bias share the Gram matrix of their cotangents.
-        scaled = record.activations * jnp.asarray(record.scale, cotangent.dtype)
-        rows = how[leaf].rule is Rule.ROWS
-        factors[leaf] = Pairs(scaled, g) if rows else Gradients(gradients(scaled, g))
+    for leaf, came, cotangents in zip(uses.leaves, records, at_uses, strict=True):
+        each = zip(uses.by_leaf[leaf], came, cotangents, strict=True)
+        scaled = [_scaled(use, record, jax.vmap(partial(columns, use))(g)) for use, record, g in each]
+        x, g = (jnp.concatenate(parts, axis) for parts, axis in zip(zip(*scaled, strict=True), (0, 1), strict=True))
+        factors[leaf] = _factor(uses.by_leaf[leaf][0], x, g, how[leaf].rule)
     for leaf, value in zip(others, of_others, strict=True):
         factors[leaf] = Gradients(value.reshape(len(out), -1))
     return factors
@@ -132,6 +134,25 @@ def gradients_of(net: Network, leaves: list[Array], x: Any) -> dict[int, Array]:
     formed = {leaf: known._replace(rule=Rule.GRADIENTS) for leaf, known in how.items()}
     found = jax.vmap(partial(_factors_of_one, net, leaves, uses, formed))(x)
     return {leaf: factor.values for leaf, factor in found.items() if isinstance(factor, Gradients)}
+
+
+def _scaled(use: Use, record: Record, g: Array) -> tuple[Array, Array]:
+    """What came in at one use and its cotangents (o, T, f), one of them times the parameter's factor."""
+    scale = jnp.asarray(record.scale, g.dtype)
+    # With the activations, so that a weight and its bias share the Gram matrix of their cotangents; tokens bear none.
+    return (record.activations, g * scale) if use.kind == "gather" else (record.activations * scale, g)
+
+
+def _factor(use: Use, x: Array, g: Array, rule: Rule) -> Factor:
+    """Of all rows of one parameter, used as `use`."""
+    if rule in (Rule.ROWS, Rule.TOKENS):
+        return Pairs(x, g)
+    x = jax.nn.one_hot(x[:, 0], slices(use), dtype=g.dtype) if use.kind == "gather" else x
+    return Gradients(gradients(x, g))
+
+
+def _shape_of_columns(use: Use) -> tuple[int, ...]:
+    return jax.eval_shape(partial(columns, use), jax.ShapeDtypeStruct(use.shape, use.dtype)).shape
 
 
 def _over_examples(fn: Callable[[Any], Any], x: Any, chunk: int | None) -> Any:
@@ -157,7 +178,7 @@ class ByVectorProducts:
     """A vector product for each example and output of x2: one vjp there, one jvp over all x1. It holds no Jacobian, of
     no parameter, and is for networks whose single gradient is large."""
 
-    def by_leaf(self, net: Network, leaves: list[Array], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
+    def by_leaf(self, net: Network, leaves: list[Any], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
         """All parameters together, under the number -1: products do not tell them apart."""
         second = x1 if x2 is None else x2
         chosen = [leaves[leaf] for leaf in net.wanted]
@@ -184,7 +205,7 @@ class ByVectorProducts:
         return {-1: diagonal if kind == "diagonal" else jnp.sum(diagonal, axis=-1)}
 
 
-def _outputs(net: Network, arrays: list[Array], example: Any) -> Array:
+def _outputs(net: Network, arrays: list[Any], example: Any) -> Array:
     return core.jaxpr_as_fun(net.jaxpr)(*arrays, *jax.tree.leaves(example))[0]
 
 

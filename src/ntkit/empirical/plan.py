@@ -7,7 +7,7 @@ from typing import Any
 import jax.extend.core as core
 
 from ntkit._check import format_bytes
-from ntkit.empirical._rules import Count, Outputs, Shapes, count
+from ntkit.empirical._rules import Count, Outputs, Rule, Shapes, count
 from ntkit.empirical.methods import ByVectorProducts, Method, Network, Structured
 
 
@@ -60,7 +60,7 @@ def plan_of(
     by_factors = Structured() if isinstance(method, ByVectorProducts) else method
     for leaf, (rule, shapes) in by_factors.treat(net, n1, n2, kind, same)[1].items():
         if isinstance(method, ByVectorProducts):
-            cost, how = _of_products(net, shapes, n1, n2), "vector products"
+            cost, how = _of_products(net, rule, shapes, n1, n2), "vector products"
         else:
             cost, how = count(rule, shapes, n1, n2, net.outputs, kind, same), rule.value
         shape = net.jaxpr.jaxpr.invars[leaf].aval.shape
@@ -72,14 +72,16 @@ def automatic(net: Network, n1: int, n2: int, kind: Outputs, same: bool) -> Meth
     """`Structured`, unless its parameters that are left to autodiff are so large that vector products are cheaper."""
     how = Structured().treat(net, n1, n2, kind, same)[1].values()
     structured = sum(count(rule, shapes, n1, n2, net.outputs, kind, same).operations for rule, shapes in how)
-    products = sum(_of_products(net, shapes, n1, n2).operations for _, shapes in how)
+    products = sum(_of_products(net, *one, n1, n2).operations for one in how)
     return ByVectorProducts() if products < structured / 2 else Structured()
 
 
-def _of_products(net: Network, shapes: Shapes, n1: int, n2: int) -> Count:
-    """A vjp of one example and a jvp of n1 for each of n2 examples and o outputs; a pass costs about T c f."""
+def _of_products(net: Network, rule: Rule, shapes: Shapes, n1: int, n2: int) -> Count:
+    """A vjp of one example and a jvp of n1 for each of n2 examples and o outputs; a pass costs about T c f, of a lookup
+    its rows, and a tangent of the whole table for all."""
     t, c, f = shapes
-    return Count(n2 * net.outputs * (2 * n1 + 2) * t * c * f, (n1 + 2) * c * f // max(1, n1) + n1 * t * f)
+    once, whole = (t * f, 2 * c * f) if rule is Rule.TOKENS else (t * c * f, 0)
+    return Count(n2 * net.outputs * ((2 * n1 + 2) * once + whole), (n1 + 2) * c * f // max(1, n1) + n1 * t * f)
 
 
 def rows_within(net: Network, budget: int, n: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntkit.kernels import finite
+
 # Raised when the same inputs would be written as other bytes.
 FORMAT = 1
 _CHUNK = 1 << 24
@@ -28,8 +30,10 @@ def digest(*parts: bytes | memoryview) -> str:
 
 def identity(kernel: Callable, x1: np.ndarray, x2: np.ndarray | None, dtype: np.dtype) -> dict[str, str]:
     """The parts by which two jobs are told apart, by name, so that a message can say which one differs."""
+    with jax.enable_x64(dtype.itemsize == 8):
+        programs = [one.program(seen) for one, seen in finite(kernel, np.asarray(x1[:1], dtype))]
     return {
-        "kernel": kernel_digest(kernel),
+        "kernel": kernel_digest((kernel, programs)),
         "x1": array_digest(x1),
         "x2": "" if x2 is None else array_digest(x2),
         "dtype": str(dtype),
@@ -58,7 +62,7 @@ def kernel_digest(kernel: Any) -> str:
     """Types, names and values of everything a kernel consists of.
 
     Functions count by their code, constants, defaults and what they enclose, not by their address. What a function
-    reads from its module's globals is not followed.
+    reads from its module's globals is not followed; of finite networks `identity` adds the program, which has it all.
     """
     h = hashlib.blake2b(digest_size=16)
     _describe(kernel, h.update, [])

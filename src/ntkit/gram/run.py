@@ -20,7 +20,8 @@ from ntkit.gram.masked import packed
 from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
-from ntkit.kernels import settled
+from ntkit.kernels import check_examples, settled
+from ntkit.nn._masks import Masked
 
 # Whether tiles are on their way to a file. Who ends the process should wait: a second's flush may save a minute's work.
 saving = threading.Event()
@@ -68,6 +69,7 @@ def gram(
     belongs to another job; `ntkit.ComputationError` for an entry that is not finite, as of inputs too large for the
     dtype, or for a full disk. Ctrl-C stops after the tiles in progress; what is written to `out` stays valid.
     """
+    masked = isinstance(x1, Masked) or isinstance(x2, Masked)
     kernel, x1, x2 = packed(kernel, x1, x2)
     x1, x2, width = _inputs(x1, x2, dtype)
     budget = parse_memory(memory)
@@ -77,6 +79,9 @@ def gram(
         raise InputError(f"`progress` must be True, False or a function of (done, total), but is {progress!r}.")
     if x2 is None:  # a tile alone does not know the other inputs
         kernel = settled(kernel, x1)
+    if not masked:
+        with precision(width.itemsize == 8):
+            check_examples(kernel, np.asarray(x1[:3], width))
     job = _Job(kernel, x1, x2, width, math.inf if budget is None else budget, _sides(tile))
     return job.run(out, progress, overwrite)
 

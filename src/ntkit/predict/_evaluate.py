@@ -10,6 +10,7 @@ import numpy as np
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram import gram
 from ntkit.gram.program import is_dynamic, written_in_jax
+from ntkit.kernels import check_examples
 
 # Entries of a matrix that is computed in one piece. Beyond, `ntkit.gram` cuts it to a memory budget.
 _ONE_PIECE = 1 << 20
@@ -61,6 +62,7 @@ def evaluate(
     if size > _ONE_PIECE or memory is not None:
         result = _tiled(kernel, x1, x2, memory, progress)
     else:
+        check_examples(kernel, jnp.asarray(x1[:3]))
         with written_in_jax():
             result = _jit_call(*_split(kernel), jnp.asarray(x1), None if x2 is None else jnp.asarray(x2))
     jax.tree.map(lambda k: _check_result(k, x1, x2), result)

@@ -14,7 +14,7 @@ from ntkit.errors import InputError
 from ntkit.kernels import OfNetwork
 from ntkit.nn import Dense
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
-from ntkit.sklearn._build import KINDS, kernel_of, real
+from ntkit.sklearn._build import kernel_of, real
 
 
 class NTKKernel(Kernel):
@@ -24,7 +24,8 @@ class NTKKernel(Kernel):
 
     `w_std` and `b_std` are hyperparameters: the process tunes their logarithms within `w_std_bounds` and
     `b_std_bounds`, by gradients from automatic differentiation; `"fixed"` holds one as it is (and is the way to
-    `b_std=0`). `depth`, `activation`, `fixed_layers` and `kernel` (`"ntk"` or `"nngp"`) are as in `NTKRegressor`.
+    `b_std=0`). `depth`, `activation`, `fixed_layers` and `kernel` (`"ntk"` or `"nngp"`) are as in `NTKRegressor`. A
+    kernel object, such as `ntkit.EmpiricalNTK(fn, params)`, makes all the others idle and has no hyperparameters.
     float64, whatever JAX is set to.
     """
 
@@ -38,7 +39,7 @@ class NTKKernel(Kernel):
         w_std_bounds: Any = (1e-2, 1e2),
         b_std_bounds: Any = (1e-3, 1e2),
         fixed_layers: int = 0,
-        kernel: str = "ntk",
+        kernel: Any = "ntk",
     ):
         self.depth = depth
         self.activation = activation
@@ -51,11 +52,11 @@ class NTKKernel(Kernel):
 
     @property
     def hyperparameter_w_std(self) -> Hyperparameter:
-        return Hyperparameter("w_std", "numeric", self.w_std_bounds)
+        return Hyperparameter("w_std", "numeric", self.w_std_bounds if isinstance(self.kernel, str) else "fixed")
 
     @property
     def hyperparameter_b_std(self) -> Hyperparameter:
-        return Hyperparameter("b_std", "numeric", self.b_std_bounds)
+        return Hyperparameter("b_std", "numeric", self.b_std_bounds if isinstance(self.kernel, str) else "fixed")
 
     def _values(self) -> dict[str, float]:
         """Both hyperparameters, checked: one that moves on a logarithmic scale must be positive."""
@@ -69,9 +70,7 @@ class NTKKernel(Kernel):
             found[name] = real(name, getattr(self, name), positive=not fixed)
         return found
 
-    def _ntkit(self, values: dict[str, float]) -> OfNetwork:
-        if self.kernel not in KINDS:
-            raise InputError(f'`kernel` must be "ntk" or "nngp"; got {self.kernel!r}.')
+    def _ntkit(self, values: dict[str, float]) -> Any:
         rest = {"depth": self.depth, "activation": self.activation, "fixed_layers": self.fixed_layers}
         return kernel_of(self.kernel, **rest, **values)
 
@@ -85,14 +84,15 @@ class NTKKernel(Kernel):
             if eval_gradient:
                 raise InputError("The gradient is there only for `Y=None`.")
         with jax.enable_x64(True):
-            if not eval_gradient:
-                return np.array(evaluate(self._ntkit(values), X, Y))
             free = tuple(name for name in values if not getattr(self, f"hyperparameter_{name}").fixed)
+            if not eval_gradient or not free:
+                matrix = np.array(evaluate(self._ntkit(values), X, Y))
+                return (matrix, np.empty((len(X), len(X), 0))) if eval_gradient else matrix
             # The template's own values are part of the compilation's key, so they are always the same ones.
             template = self._ntkit({"w_std": 1.0, "b_std": 1.0})
             numbers = {name: jnp.asarray(value) for name, value in values.items()}
             matrix, slopes = _matrix_and_slopes(template, numbers, free, jnp.asarray(X))
-            return np.array(matrix), np.stack([*slopes], axis=-1) if free else np.empty((len(X), len(X), 0))
+            return np.array(matrix), np.stack([*slopes], axis=-1)
 
     def diag(self, X: Any) -> Float[np.ndarray, " n"]:
         """The diagonal of k(X), (n,)."""
@@ -104,6 +104,8 @@ class NTKKernel(Kernel):
         return False
 
     def __repr__(self) -> str:
+        if not isinstance(self.kernel, str):
+            return f"NTKKernel(kernel={type(self.kernel).__name__})"
         shape = f"depth={self.depth}, activation={self.activation!r}"
         return f"NTKKernel({shape}, w_std={self.w_std:.3g}, b_std={self.b_std:.3g})"
 

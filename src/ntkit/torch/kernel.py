@@ -164,12 +164,15 @@ class EmpiricalNTK:
         blocks = blocks_of(n, o, max(1, (most - least) // max(1, o - 1)), most, self._memory)
         return blocks if outs is None else [b for b in blocks if b.outs.start == 0]
 
-    def _kernels(self, x1: Any, x2: Any, alone: bool, apart: bool) -> dict[str, Tensor]:
+    def _kernels(
+        self, x1: Any, x2: Any, alone: bool, apart: bool, told: Callable[[int, int], None] | None = None
+    ) -> dict[str, Tensor]:
+        """By name of the parameter, or "" for all. `told` is called with the steps done and all steps."""
         x1, other = self._checked(x1, x2)
         with self._target.unchanged():
             s = self._structure(x1)
             names = list(self._target.parameters) if apart else [""]
-            run = _Run(self._target, s, self._outputs, self._memory, alone, apart)
+            run = _Run(self._target, s, self._outputs, self._memory, alone, apart, told)
             blocks1 = self._blocks(s, len(x1))
             blocks2 = blocks1 if other is None else self._blocks(s, len(other))
             shape = {"full": (s.outputs, s.outputs), "diagonal": (s.outputs,), "mean": ()}[self._outputs]
@@ -185,24 +188,50 @@ class EmpiricalNTK:
 class _Run:
     """One computation: the blocks in turn."""
 
-    def __init__(self, target: Target, s: Structure, outputs: Outputs, memory: int | None, alone: bool, apart: bool):
+    def __init__(
+        self,
+        target: Target,
+        s: Structure,
+        outputs: Outputs,
+        memory: int | None,
+        alone: bool,
+        apart: bool,
+        told: Callable[[int, int], None] | None,
+    ):
         self.outputs: Outputs = outputs
         self.target, self.s, self.alone, self.apart = target, s, alone, apart
+        self.told, self.done, self.steps = told, 0, 0
         budget = 1 << 60 if memory is None else memory
         self.most = max(1, min(budget // 8, CHUNK) // target.like.element_size())
 
     def all_blocks(self, results, x1: Tensor, other: Tensor | None, blocks1: list[Block], blocks2: list[Block]) -> None:
-        x2 = x1 if other is None else other
-        for p, b1 in enumerate(blocks1):
+        x2, symmetric = x1 if other is None else other, other is None
+        todo = [self._partners(p, b1, blocks2, symmetric) for p, b1 in enumerate(blocks1)]
+        # A step is a side, or a parameter of a pair.
+        self.steps = len(todo) + sum(map(len, todo)) * (len(self.target.parameters) + 1)
+        self._told(0)
+        for p, (b1, partners) in enumerate(zip(blocks1, todo)):
             side1 = side_of(self.target, x1[b1.rows], self.s, b1.outs)
-            for q, b2 in enumerate(blocks2):
-                one = other is None and p == q
-                if other is None and (q < p or (self.alone and b1.rows != b2.rows)):
-                    continue
-                if self.outputs != "full" and b1.outs != b2.outs:
-                    continue
+            self._told(1)
+            for q in partners:
+                b2, one = blocks2[q], symmetric and p == q
                 side2 = side1 if one else side_of(self.target, x2[b2.rows], self.s, b2.outs)
-                self._pair(results, side1, side2, b1, b2, mirrored=other is None and not one)
+                self._told(1)
+                self._pair(results, side1, side2, b1, b2, mirrored=symmetric and not one)
+
+    def _partners(self, p: int, b1: Block, blocks2: list[Block], symmetric: bool) -> list[int]:
+        """The blocks of x2 that are paired with block p of x1."""
+        return [
+            q
+            for q, b2 in enumerate(blocks2)
+            if not (symmetric and (q < p or (self.alone and b1.rows != b2.rows)))
+            and (self.outputs == "full" or b1.outs == b2.outs)
+        ]
+
+    def _told(self, steps: int) -> None:
+        self.done += steps
+        if self.told is not None:
+            self.told(self.done, self.steps)
 
     @torch.no_grad()
     def _pair(self, results, side1: Side, side2: Side, b1: Block, b2: Block, mirrored: bool) -> None:
@@ -215,6 +244,7 @@ class _Run:
                 gram = Gram.zeros(self.outputs, b, n, (side1.o, side2.o), symmetric, p)
             way = step(name, p.numel(), self.s, n, symmetric, side1.o, self.outputs, p.element_size())
             pair.add(gram, way)
+            self._told(1)
             if self.apart:
                 self._place(results[name], gram.result(), b1, b2, mirrored)
         if gram is not None and not self.apart:

@@ -1,4 +1,4 @@
-"""Functions with kinks away from 0 compute in float64 inside: float32 loses nothing, under any transformation of JAX."""
+"""Functions with kinks away from 0 compute in float64 inside: float32 loses nothing, however JAX transforms it."""
 
 import jax
 import jax.numpy as jnp

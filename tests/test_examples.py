@@ -1,0 +1,29 @@
+"""The programs in examples/ run."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+
+def test_the_ntk_of_a_torch_cnn(repo, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    spec = importlib.util.spec_from_file_location("torch_cnn", repo / "examples" / "torch_cnn.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    for name, value in {"TRAINED": 400, "KERNEL": 40, "EPOCHS": 4}.items():
+        monkeypatch.setattr(example, name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NTKIT_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["torch_cnn.py", "--out", "figure.png"])
+    example.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "scikit-learn's digits (no mnist.npz was found): 400 training images" in lines[0]
+    before, after = (line.split()[2:] for line in lines[2:4])
+    assert float(after[0]) > float(before[0]) + 0.3
+    assert all(0 < float(row[4]) < 1 for row in (before, after))
+    labels = np.arange(12) % 3
+    assert example.alignment(5.0 * np.equal.outer(labels, labels) + 2.0, labels) == pytest.approx(1)
+    assert example.alignment(np.ones((12, 12)) + np.eye(12), labels) < 0.5
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
