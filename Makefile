@@ -1,6 +1,6 @@
 # `make help` lists the commands. Each sets up .venv by itself: Python >= 3.11 and make are all it takes.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint format docs docs-serve bench bench-images bench-empirical bench-scaling lock clean
+.PHONY: help demo test test-all test-quick lint format docs docs-serve bench bench-images bench-empirical bench-scaling lock clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 
@@ -22,11 +22,14 @@ help: ## list the commands
 demo: .venv/.stamp-core ## kernels, model choice and predictions on handwritten digits
 	@.venv/bin/ntkit demo $(ARGS)
 
-test: .venv/.stamp-test ## run all tests
+test: .venv/.stamp-test ## run the tests
+	@$(RUN) -m pytest -n $(WORKERS) -m "not exhaustive" $(ARGS)
+
+test-all: .venv/.stamp-test ## run the tests, and the cases that show once more what others show (tests/exhaustive.txt)
 	@$(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 test-quick: .venv/.stamp-test ## run the tests that take less than ten seconds each
-	@$(RUN) -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	@$(RUN) -m pytest -n $(WORKERS) -m "not slow and not exhaustive" $(ARGS)
 
 lint: .venv/.stamp-lint ## check style (ruff) and types (pyright)
 	@$(RUN) -m ruff check .

@@ -41,7 +41,7 @@ def main() -> None:
         spectra[when] = values
         accuracy = float((net(x_test).argmax(1) == y_test).float().mean())
         rank = values.sum() ** 2 / (values**2).sum()
-        labels = F.one_hot(y_test[:KERNEL]).numpy()
+        labels = F.one_hot(y_test[:KERNEL]).double().numpy()
         aligned = ntkit.alignment(kernel, labels, centered=True)
         rows[when] = (accuracy, values[0], values[9], rank, aligned, seconds)
     show(rows)

@@ -20,6 +20,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_modifyitems(items):
+    """Marks the cases of `exhaustive.txt`."""
+    lines = (Path(__file__).parent / "exhaustive.txt").read_text().splitlines()
+    known = {line for line in lines if not line.startswith("#")}
+    for item in items:
+        if item.nodeid in known:
+            item.add_marker(pytest.mark.exhaustive)
+
+
 @pytest.fixture
 def x64():
     """Runs the test in float64: inside, JAX keeps 64-bit arrays as they are."""

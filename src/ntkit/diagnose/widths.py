@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntkit._check import check_inputs, parse_memory
+from ntkit._progress import Meter, Progress
 from ntkit.diagnose._draws import kernels_of_draws, trainable
 from ntkit.errors import ComputationError, InputError
-from ntkit._progress import Meter, Progress
 from ntkit.kernels import NTK
 from ntkit.nn import BatchNorm, Dropout, Layer
 from ntkit.nn._masks import Masked

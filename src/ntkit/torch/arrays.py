@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntkit.errors import InputError
 from ntkit._progress import Meter, Progress
+from ntkit.errors import InputError
 from ntkit.torch.contract import Outputs
 from ntkit.torch.kernel import EmpiricalNTK
 from ntkit.torch.plan import Plan

@@ -51,7 +51,7 @@ def test_derivatives_of_a_kernel_are_those_of_float64():
     x = np.float32(np.random.default_rng(0).normal(size=(4, 3)))
 
     def total(x):
-        return jnp.sum(ntkit.NTK(NET)(x))
+        return jnp.sum(ntkit.NNGP(NET)(x))
 
     found = quickly(jax.grad(total))(jnp.asarray(x))
     with jax.enable_x64(True):
