@@ -88,6 +88,13 @@ def test_a_network_gives_both_its_kernels():
     np.testing.assert_allclose(got.mean, mean, rtol=1e-8)
 
 
+def test_one_kernel_is_no_pair():
+    x, y, _ = regression(n=4)
+    net = nn.Sequential(nn.Dense(8), nn.Relu(), nn.Dense(1))
+    with pytest.raises(InputError, match="NTK is one kernel"):
+        ensemble(ntkit.NTK(net), x, y)
+
+
 def test_matrices_at_hand_are_used():
     x, y, x_test = regression(n=9)
     with jax.enable_x64(True):

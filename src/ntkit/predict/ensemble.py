@@ -245,10 +245,21 @@ def ensemble(
     rate = float(_number(learning_rate, "learning_rate", zero=False))
     noise = float(_number(noise, "noise", zero=True))
     with precision(dtype):
+        _check_pair(both, x)
         nngp, ntk = _training(both, x, matrices, dtype, memory, progress)
         spec = spectrum(ntk, what="NTK")
         rotated = _rotate_twice(nngp, spec.vectors)
     return Ensemble(both, x, y, flat, rate, noise, spec, rotated, dtype, memory)
+
+
+def _check_pair(both: Any, x: Any) -> None:
+    """Refuses one kernel where two are needed, before either is computed."""
+    values = jax.eval_shape(both, jnp.asarray(x[:1]))
+    if not isinstance(values, tuple) or len(values) != 2:
+        raise InputError(
+            "`net` must give the pair (nngp, ntk): an ensemble is drawn by the one and trained by the other; but "
+            f"{type(both).__name__} is one kernel. Pass the network, or for a kernel alone use `ntkit.ridge`."
+        )
 
 
 def _training(both, x, matrices, dtype, memory, progress):
