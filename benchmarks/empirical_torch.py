@@ -198,7 +198,7 @@ def line(work: Work, row: dict[str, Any]) -> str:
     return (
         f"| {work.title} | {row['ms']:.0f} ms, {row['mib']:.0f} MiB | {row['tutorial_ms']:.0f} ms, "
         f"{row['tutorial_mib']:.0f} MiB | {speed:.1f} | 1/{memory:.1f} | {verdicts} | {row['first_ms']:.0f} ms "
-        f"| {row['apart']:.0e} |"
+        f"| {row['apart']:.0e} | {row['date']} |"
     )
 
 
@@ -206,12 +206,12 @@ def page(found: dict[str, Any], device: str) -> str:
     lines = [
         "# Empirical kernels of torch modules: speed and memory",
         "",
-        f"Measured on {datetime.date.today()} by `make bench-torch`: {device}, torch {found['torch']}, float32. The "
+        f"Measured by `make bench-torch`: {device}, torch {found['torch']}, float32. The "
         "peer is the tutorial of torch.func, Jacobian contraction over the whole batch; both take turns in one run; "
         "medians. Memory: the peak beside what was there before the call, in a process of its own.",
         "",
-        "| work | ntkit | tutorial | speed | memory | target | first call | apart |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work | ntkit | tutorial | speed | memory | target | first call | apart | measured |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(line(work, found[name]) for name, work in WORK.items() if name in found),
         "",
     ]
@@ -220,7 +220,7 @@ def page(found: dict[str, Any], device: str) -> str:
         lines += [
             "Top 20 eigenpairs of ResNet-18's kernel on 64 images x 10 outputs, by products alone: "
             f"{row['seconds']:.0f} s, {row['products']} products, {row['peak_gib']:.2f} GiB for the whole process, "
-            f"largest residual {row['residual']:.0e} of the largest eigenvalue. "
+            f"largest residual {row['residual']:.0e} of the largest eigenvalue, measured on {row['date']}. "
             f"Asked: 4 GiB and 1e-4 ({'met' if met else 'missed'}).",
             "",
         ]
@@ -246,6 +246,7 @@ def main() -> None:
     found["torch"] = importlib.metadata.version("torch")
     for name in names:
         found[name] = spectrum(args.device) if name == "spectrum" else compare(name, args.rounds, args.device)
+        found[name]["date"] = str(datetime.date.today())
         file.write_text(json.dumps(found, indent=1) + "\n")
     device = f"2 CPU cores ({cpu_name()})" if args.device == "cpu" else torch.cuda.get_device_name()
     (args.out / "empirical_torch.md").write_text(page(found, device))

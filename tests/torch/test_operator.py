@@ -10,17 +10,17 @@ from scipy.sparse.linalg import eigsh  # noqa: E402
 
 from ntkit.torch import EmpiricalNTK, linearize  # noqa: E402
 
+CONV = M.convolutions, torch.randn(4, 4, 8, 8).double()
+GPT = M.GPT, torch.randint(11, (4, 6))
+
 
 @pytest.mark.parametrize(
-    "make, x",
-    [(M.convolutions, torch.randn(4, 4, 8, 8).double()), (M.GPT, torch.randint(11, (4, 6)))],
-    ids=["conv", "gpt"],
+    "make, x, memory",
+    [(*CONV, "1GiB"), (*CONV, "20kB"), (*GPT, "1GiB"), (*GPT, "200kB")],
+    ids=["1GiB-conv", "20kB-conv", "1GiB-gpt", "200kB-gpt"],
 )
-@pytest.mark.parametrize("memory", ["1GiB", "20kB"])
 def test_products_are_those_of_the_dense_kernel(make, x, memory):
     module = make().double().eval()
-    if memory != "1GiB" and make is M.GPT:
-        memory = "200kB"  # several blocks, not one for each number
     kernel = EmpiricalNTK(module, outputs="full", memory=memory)
     dense = kernel(x).transpose(1, 2).reshape(12, 12).numpy()
     operator = kernel.to_scipy(x)
