@@ -7,9 +7,10 @@ import gc
 import os
 from pathlib import Path
 
-# Before the workers of xdist load NumPy: they share the cores, and there OpenBLAS's threads, which wait spinning, take
-# three times as long as one.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The workers of xdist share the cores. There the threads of OpenBLAS and of torch, which wait spinning, take three and
+# up to forty times as long as one; those of XLA take a twentieth more. To be set before they are loaded.
+for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NPROC"):
+    os.environ.setdefault(threads, "1")
 
 import jax
 import jaxtyping
@@ -23,6 +24,8 @@ gc.set_threshold(50_000, 20, 50)
 os.environ["MPLBACKEND"] = "Agg"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Where in the source an operation stands is told to the compiler at a sixth of all time, and nobody reads it there.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 def pytest_collection_modifyitems(items):

@@ -320,7 +320,8 @@ def python(code, *args):
 def test_ctrl_c_stops_promptly_and_says_how_to_resume(tmp_path):
     path = tmp_path / "k.npy"
     code = """
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
         from gram_examples import Rbf, Slow, examples
         from ntkit.gram import gram
         say = lambda done, total: print(done, flush=True)
