@@ -239,7 +239,7 @@ class _Run:
         """At the displacements of one turn of the loop."""
         if self._parts is None:
             return self._law(left, right, pair)
-        xy, ntk = self._parts.rest(left, right, pair)
+        xy, ntk = map(jnp.asarray, self._parts.rest(left, right, pair))  # a constant comes as a literal
         return xy, ntk
 
     def images(self, start: Start) -> Array:

@@ -99,7 +99,8 @@ def plan_for(n: int, m: int, symmetric: bool, pairs: int) -> Plan:
     if symmetric:
         length = side(n, max(1, min(edge, max(n // ACROSS, SMALLEST))))
         return Plan(n, n, (length, length), True)
-    height = side(n, edge if m >= edge else min(LONGEST, max(1, pairs // m)))
+    # Rather tall than wide: of images a column's is laid out for all displacements.
+    height = side(n, pairs // edge if m >= edge else min(LONGEST, max(1, pairs // m)))
     return Plan(n, m, (height, side(m, min(max(edge, LONGEST), max(1, pairs // height)))), False)
 
 
@@ -108,7 +109,7 @@ def pairs_within(budget: float, features_bytes: int, pair_bytes: int, most: int)
 
     The factors 4: both inputs on the host and on the device; tile, transposed tile, and two temporaries.
     """
-    edge = math.isqrt(most)
+    whole = edge = math.isqrt(most)
     while edge > 1 and 4 * edge * features_bytes + 4 * edge * edge * pair_bytes > budget:
         edge = edge * 3 // 4 if edge > 3 else edge - 1
-    return edge * edge
+    return most if edge == whole else edge * edge

@@ -45,12 +45,16 @@ def through(fn: Propagate, *laws: Covariance) -> Covariance:
 def with_selves(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
     """fn(*laws), with variances from the laws of x and of y with themselves where those are carried along."""
     if laws[0].selves is None:
-        return fn(*laws)
+        return _read_or_left(fn(*laws))
     each = [law.selves for law in laws if law.selves is not None]
     left, right = (fn(*(selves[i] for selves in each)) for i in range(2))
     out = fn(*(law.replace(selves=None) for law in laws))
-    out = out.replace(xx=left.xx, yy=right.xx)
-    return (out if out.gap_known else gapped(out)).replace(selves=(left, right))
+    return _read_or_left(out.replace(xx=left.xx, yy=right.xx)).replace(selves=(left, right))
+
+
+def _read_or_left(cov: Covariance) -> Covariance:
+    """With its gap; that of pixels is left to the next layer, which computes it in the loop that reads it."""
+    return cov if cov.gap_known or cov.space is not None else gapped(cov)
 
 
 def over_pixels(layer: Layer, fn: Callable[[Covariance], Covariance], cov: Covariance) -> Covariance:
@@ -78,13 +82,15 @@ def _existing(cov: Covariance) -> Covariance:
 
 
 def gapped(cov: Covariance) -> Covariance:
-    """The law with its gap, as far as its other numbers tell."""
-    cov = cov.replace(gap=jnp.zeros((), cov.xy.dtype), gap_known=True)
-    return _lifted(Ways([(with_gap, 1)]), cov) if cov.space is not None else with_gap(cov)
+    """The law with its gap, as far as its other numbers tell; that of pixels is left to who reads it, see `_lifted`."""
+    if cov.space is not None:
+        return cov.replace(gap=jnp.zeros((), cov.xy.dtype), gap_known=False)
+    return _with_gap(cov)
 
 
-def with_gap(cov: Covariance) -> Covariance:
+def _with_gap(cov: Covariance) -> Covariance:
     """The same, of numbers: it cancels where they are nearly parallel."""
+    cov = cov.replace(gap_known=True)
     if cov.one:
         return cov
     return cov.replace(gap=not_negative(safe_sqrt(cov.xx) * safe_sqrt(cov.yy) - size(cov.xy)))
@@ -100,7 +106,7 @@ def _lifted(ways: Ways, *laws: Covariance) -> Covariance:
         out = _of_pairs(ways, space, *laws)
     masks = [law.masks for law in laws if law.masks is not None]
     left_right = tuple(common(side) for side in zip(*masks, strict=True)) if masks else None
-    return laws[0].replace(**out, masks=left_right)
+    return laws[0].replace(**out, masks=left_right, gap_known="gap" in out)
 
 
 def _of_one(fn: Callable[..., Covariance], space: Space, *laws: Covariance) -> dict[str, Any]:
@@ -137,30 +143,34 @@ def _over_pixels(number: Callable[..., Any], rank: int, axes: Any) -> Callable[.
 
 def _where_diagonal(space: Space, same: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Any]:
     where = space.is_diagonal()
-    chosen = {name: jnp.where(where, same[name], pairs[name]) for name in ("xy", "ntk", "gap")}
-    return {**same, **chosen}
+    chosen = {name: jnp.where(where, same[name], pairs[name]) for name in ("xy", "ntk", "gap") if name in pairs}
+    return {name: same[name] for name in pairs} | chosen
 
 
 def _of_pairs(known: Ways, space: Space, *laws: Covariance) -> dict[str, Any]:
-    ways = [_Way(*each, space, laws) for each in known.each]
+    ways = [_Way(*each, space, laws, gap=not known.limits) for each in known.each]
     pair = [(law.xy, law.ntk, law.gap) for law in laws]
     if not known.limits:
-        xx, yy, xy, ntk, gap = ways[0](ways[0].inputs, pair)
-    else:
-        # Which way serves x, and which y, is asked of each alone.
-        beyond = [_beyond(known.limits, q) for q in (laws[0].xx, laws[0].yy)]
-        turns = [lambda inputs, pair, k=k, way=way: way(inputs[k], pair)[2:] for k, way in enumerate(ways)]
-        xy, ntk, gap = lax.switch(jnp.maximum(*beyond), turns, [way.inputs for way in ways], pair)
-        xx, yy = (
-            lax.select_n(index, *variances)
-            for index, variances in zip(beyond, zip(*(way.variances for way in ways), strict=True), strict=True)
-        )
-    return {"xx": xx, "yy": yy, "xy": xy, "ntk": ntk, "gap": gap, "width": ways[0].width}
+        names = ("xx", "yy", "xy", "ntk", "gap")
+        return dict(zip(names, ways[0](ways[0].inputs, pair), strict=True)) | {"width": ways[0].width}
+    # Which way serves x, and which y, is asked of each alone. Their gap would be a difference: who reads it forms it.
+    beyond = [_beyond(known.limits, q) for q in (laws[0].xx, laws[0].yy)]
+    turns = [lambda inputs, pair, k=k, way=way: way(inputs[k], pair)[2:] for k, way in enumerate(ways)]
+    xy, ntk = lax.switch(jnp.maximum(*beyond), turns, [way.inputs for way in ways], pair)
+    xx, yy = (
+        lax.select_n(index, *variances)
+        for index, variances in zip(beyond, zip(*(way.variances for way in ways), strict=True), strict=True)
+    )
+    return {"xx": xx, "yy": yy, "xy": xy, "ntk": ntk, "width": ways[0].width}
 
 
 def _beyond(limits: Sequence[float], q: Array) -> Array:
     """How many limits the largest variance is beyond."""
     return sum((jnp.any(q > limit).astype(jnp.int32) for limit in limits), jnp.zeros((), jnp.int32))
+
+
+Kinds = tuple[tuple[int, bool], ...]
+"""Of each law its width, and whether its gap is known."""
 
 
 class _Way:
@@ -169,14 +179,16 @@ class _Way:
     Where fn works on many arrays, a few displacements at a time.
     """
 
-    def __init__(self, fn: Propagate, intermediates: int, space: Space, laws: Sequence[Covariance]):
+    def __init__(self, fn: Propagate, intermediates: int, space: Space, laws: Sequence[Covariance], gap: bool):
         self._space, self._many = space, intermediates > 1
-        self._parts, self.width = _parts(fn, tuple(law.width for law in laws), laws[0].xy.dtype)
+        kinds = tuple((law.width, law.gap_known) for law in laws)
+        self._parts, self.width = _parts(fn, kinds, laws[0].xy.dtype, gap)
         of_one = [_map(law.xx) for law in laws], [_map(law.yy) for law in laws]
         (left, of_x), (right, of_y) = self._features(of_one)
         self._of_one = {LEFT: of_x, RIGHT: of_y}
         # Of many features those that are read are computed where they are, behind a switch.
-        self.inputs = of_one if self._many else _barred(left, list(map(space.laid_out, right)))
+        self._dtypes = [a.dtype for a in right]
+        self.inputs = of_one if self._many else _barred(left, _laid_out(space, right))
 
     def _features(self, of_one: tuple[list[Array], list[Array]]) -> tuple[Any, Any]:
         parts, rank = (self._parts.left, self._parts.right), self._space.rank
@@ -189,15 +201,16 @@ class _Way:
         return self._maps(self._of_one[LEFT][0]), self._maps(self._of_one[RIGHT][0])
 
     def __call__(self, inputs: Any, pair: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-        """`xx`, `yy`, `xy`, `ntk`, `gap`."""
+        """`xx`, `yy`, `xy`, `ntk`, and `gap` if that was asked for."""
         rank, space = self._space.rank, self._space
-        of_pair = self._few(inputs, pair) if self._many else self._rest(space, inputs, pair)
+        left, right = inputs
+        of_pair = self._few(inputs, pair) if self._many else self._rest(space, (left, self._each(right)), pair)
         found = {at: iter(values) for at, values in self._of_one.items()} | {PAIR: iter(of_pair)}
         xx, yy, *whole = (next(found[at]) for at in self._parts.place)
         # A variance that depends on nothing came with the pairs.
         xx, yy = (q[(0,) * rank] if at == PAIR else q for q, at in zip((xx, yy), self._parts.place, strict=False))
-        xy, ntk, gap = (_whole(a, at, space) for a, at in zip(whole, self._parts.place[2:], strict=True))
-        return self._maps(xx), self._maps(yy), xy, ntk, gap
+        whole = (_whole(a, at, space) for a, at in zip(whole, self._parts.place[2:], strict=True))
+        return self._maps(xx), self._maps(yy), *whole
 
     def _rest(self, space: Space, inputs: Any, pair: list[tuple[Array, ...]]) -> list[Array]:
         """What belongs to both, at the displacements of a space."""
@@ -220,51 +233,62 @@ class _Way:
             displacements = tuple(d[None] if a == axis else other for a, other in enumerate(space.displacements))
             here = Space(space.sizes, space.frames, displacements)
             pair = jax.tree.map(lambda a: jnp.expand_dims(a, axis) if a.ndim else a, pair)
-            return [jnp.squeeze(a, axis) for a in self._rest(here, (left, list(map(here.laid_out, right))), pair)]
+            return [jnp.squeeze(a, axis) for a in self._rest(here, (left, [here.laid_out(a) for a in right]), pair)]
 
         d = jnp.asarray(space.displacements[axis], jnp.int32)
         parts = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0) if a.ndim else jnp.broadcast_to(a, d.shape), pair)
         return [jnp.moveaxis(a, 0, axis) for a in lax.map(turn, (d, parts))]
 
+    def _each(self, stacks: dict[Any, Array]) -> list[Array]:
+        """One by one again, in the order in which they are read."""
+        rows = {dtype: iter(stack) for dtype, stack in stacks.items()}
+        return [next(rows[dtype]) for dtype in self._dtypes]
+
     def _maps(self, q: Array) -> Array:
         return q.reshape((1,) * self._space.rank + self._space.sizes)
 
 
-def _barred(left: list[Array], right: list[Array]) -> tuple[list[Array], list[Array]]:
+def _laid_out(space: Space, features: list[Array]) -> dict[Any, Array]:
+    """`Space.laid_out` of all of one dtype together: one by one, they are thousands of small programs."""
+    kinds = dict.fromkeys(a.dtype for a in features)
+    return {kind: space.laid_out(jnp.stack([a for a in features if a.dtype == kind]), 1) for kind in kinds}
+
+
+def _barred(left: Any, right: Any) -> tuple[Any, Any]:
     """Else XLA computes them again for each displacement."""
     return lax.optimization_barrier((left, right))
 
 
-def _parts(fn: Propagate, widths: tuple[int, ...], dtype: Any) -> tuple[Sides, int]:
+def _parts(fn: Propagate, kinds: Kinds, dtype: Any, gap: bool) -> tuple[Sides, int]:
     """fn of laws of numbers, in parts, and the width behind it; equal layers are traced once."""
     try:
-        return _known_parts(fn, widths, jnp.dtype(dtype), jax.config.jax_enable_x64)  # pyright: ignore
+        return _known_parts(fn, kinds, jnp.dtype(dtype), gap, jax.config.jax_enable_x64)  # pyright: ignore
     except TypeError:  # a layer with traced leaves has no hash
-        return _new_parts(fn, widths, dtype)
+        return _new_parts(fn, kinds, dtype, gap)
 
 
-def _new_parts(fn: Propagate, widths: tuple[int, ...], dtype: Any) -> tuple[Sides, int]:
+def _new_parts(fn: Propagate, kinds: Kinds, dtype: Any, gap: bool) -> tuple[Sides, int]:
     behind: list[int] = []
 
     def number(xx: list[Array], yy: list[Array], pair: list[tuple[Array, Array, Array]]) -> tuple[Array, ...]:
         laws = [
-            Covariance(a, xy, b, ntk, gap, width)
-            for width, a, b, (xy, ntk, gap) in zip(widths, xx, yy, pair, strict=True)
+            Covariance(a, xy, b, ntk, gap, width, gap_known=known)
+            for (width, known), a, b, (xy, ntk, gap) in zip(kinds, xx, yy, pair, strict=True)
         ]
-        out = fn(*laws)
+        out = fn(*(law if law.gap_known else _with_gap(law) for law in laws))
         behind.append(out.width)
-        return out.xx, out.yy, out.xy, out.ntk, out.gap
+        return (out.xx, out.yy, out.xy, out.ntk, out.gap)[: 5 if gap else 4]
 
     like = jax.ShapeDtypeStruct((), dtype)
-    numbers = [like] * len(widths)
-    left, right, rest, place = sides(number, numbers, numbers, [(like,) * 3] * len(widths))
+    numbers = [like] * len(kinds)
+    left, right, rest, place = sides(number, numbers, numbers, [(like,) * 3] * len(kinds))
     # As functions of their own they are batched once.
     return Sides(jax.jit(left), jax.jit(right), jax.jit(rest), place), behind[0]
 
 
 @lru_cache(maxsize=256)
-def _known_parts(fn: Propagate, widths: tuple[int, ...], dtype: Any, x64: bool) -> tuple[Sides, int]:
-    return _new_parts(fn, widths, dtype)
+def _known_parts(fn: Propagate, kinds: Kinds, dtype: Any, gap: bool, x64: bool) -> tuple[Sides, int]:
+    return _new_parts(fn, kinds, dtype, gap)
 
 
 def _whole(value: Array, at: int, space: Space) -> Array:

@@ -71,17 +71,17 @@ class Space(eqx.Module):
         """What is known of y at p', for every displacement and pixel p: (P..., rest...) to (D..., P..., rest...)."""
         return self.seen(self.laid_out(of_y))
 
-    def laid_out(self, of_y: Array) -> Array:
+    def laid_out(self, of_y: Array, lead: int = 0) -> Array:
         """That part of `view` which depends on no loop, and is done once per image.
 
         Displacements known when traced are looked up; along the other axes y is written twice, behind itself, where a
-        displacement is a slice.
+        displacement is a slice. The first `lead` axes of the array stay the first.
         """
         looped, known = self._axes()
         for front, axis in enumerate(reversed(known)):
-            of_y = self._looked_up(of_y, axis, front + axis)
+            of_y = self._looked_up(of_y, axis, lead + front + axis, lead)
         for axis in looped:
-            of_y = self._twice(of_y, axis, len(known) + axis)
+            of_y = self._twice(of_y, axis, lead + len(known) + axis)
         return of_y
 
     def seen(self, laid_out: Array) -> Array:
@@ -95,13 +95,14 @@ class Space(eqx.Module):
         looped = [axis for axis, d in enumerate(self.displacements) if not isinstance(d, np.ndarray)]
         return looped, [axis for axis in range(self.rank) if axis not in looped]
 
-    def _looked_up(self, of_y: Array, axis: int, place: int) -> Array:
-        """A new axis of displacements at the front, for the pixels at `place`."""
+    def _looked_up(self, of_y: Array, axis: int, place: int, lead: int) -> Array:
+        """A new axis of displacements behind the first `lead`, for the pixels at `place`."""
         size, d = self.sizes[axis], self.displacements[axis]
         if not d.any():
-            return jnp.broadcast_to(of_y[None], (len(d), *of_y.shape))
+            shape = (*of_y.shape[:lead], len(d), *of_y.shape[lead:])
+            return jnp.broadcast_to(jnp.expand_dims(of_y, lead), shape)
         again = self._twice(of_y, axis, place)
-        return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d])
+        return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d], lead)
 
     def _twice(self, of_y: Array, axis: int, place: int) -> Array:
         beyond = [(0, 0)] * of_y.ndim

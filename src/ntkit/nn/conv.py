@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, Scalar
 from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
-from ntkit.nn._lift import over_pixels, through, with_gap
+from ntkit.nn._lift import gapped, over_pixels, through
 from ntkit.nn._masks import Mask, behind_windows, on_existing
 from ntkit.nn._planes import Padding, Window, dilated, shared
 from ntkit.nn._windows import per_axis, positive_sizes, spatial_shape, strided_frames, strided_wanted, windows_of
@@ -135,9 +135,9 @@ def _filtered(layer: Weighted, cov: Covariance, windows: list[Window], groups: i
     assert space is not None
     (xy, out), (ntk, _) = shared(cov.xy, space, windows), shared(cov.ntk, space, windows)
     xx, yy = (shared(q, space.maps(), windows)[0] for q in (cov.xx, cov.yy))
-    cov = cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, gap=jnp.zeros((), xy.dtype), space=out)
+    cov = cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, gap=jnp.zeros((), xy.dtype), gap_known=True, space=out)
     taps = math.prod(w.taps for w in windows)
-    return through(lambda cov: with_gap(layer.weighted(cov, taps, groups)), cov)
+    return gapped(through(lambda cov: layer.weighted(cov, taps, groups), cov))
 
 
 def _shape_of(cov: Covariance) -> Shape:
@@ -343,7 +343,7 @@ class LocalConv(Weighted):
             return out
         own = out.space.is_diagonal()
         xy, ntk = (jnp.where(own, a, 0) for a in (out.xy, out.ntk))
-        return through(with_gap, out.replace(xy=xy, ntk=ntk))
+        return gapped(out.replace(xy=xy, ntk=ntk))
 
     def exists(self, shape: Shape, mask: Mask) -> Mask:
         return behind_windows(self.name, mask, self._windows(shape))

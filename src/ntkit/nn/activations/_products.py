@@ -63,7 +63,7 @@ class Side(NamedTuple):
 
     s: Array
     inverse: Array
-    mean: Array
+    mean: Array | None  # None where it is 0 at any variance
     features: tuple[list[Array], ...]
     norm: Array  # E[phi^2]^(1/2)
 
@@ -77,8 +77,9 @@ def side(table: Products, q: Array) -> Side:
     for half, own in zip(table.halves, features, strict=True):
         for weight, f in zip(half.value.sum(0), own, strict=True):  # T_l(1) = 1
             spread = spread + weight * (f * f)
-    mean = table.start + s * mean[0]
-    return Side(s, inverse, mean, tuple(features), safe_sqrt(mean * mean + q * spread))
+    mean = table.start + s * mean[0] if table.start or table.mean.any() else None
+    norm = safe_sqrt(q * spread if mean is None else mean * mean + q * spread)
+    return Side(s, inverse, mean, tuple(features), norm)
 
 
 def products_dual(table: Products, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
@@ -95,7 +96,9 @@ def products_dual(table: Products, xx: Array, xy: Array, yy: Array, gap: Array) 
         slope_part, value_part = (_polynomial(a, products, bent) for a in (half.slope, half.value))
         slope = slope + (rho * slope_part if half.odd else slope_part)
         value = value + (r if half.odd else rho) * value_part
-    value = x.mean * y.mean + x.s * y.s * value
+    value = x.s * y.s * value
+    if x.mean is not None and y.mean is not None:
+        value = value + x.mean * y.mean
     return Dual(value, slope, not_negative(x.norm * y.norm - size(value)))
 
 
@@ -149,8 +152,12 @@ def _table(samples: "_Samples", tolerance: float) -> Products:
     halves = [half for half in halves if half.matters]
     bend = min(BENDS, key=lambda bend: sum(len(half.at(bend)[0]) for half in halves))
     back = to_coefficients(SIZE).T
-    every = tuple(Half(half.odd, half.features @ back, *half.at(bend)) for half in halves)
-    return Products(samples.scale, bend, samples.start, samples.mean[None] @ back, every)
+    mean, *features = (a @ back for a in (samples.mean[None], *(half.features for half in halves)))
+    # As many Chebyshev terms as matter: small variances need half of them.
+    sizes = np.max([np.abs(a).max(0) / max(np.abs(a).max(), 1e-300) for a in (mean, *features)], axis=0)
+    terms = int(np.flatnonzero(sizes > tolerance / 100)[-1]) + 1
+    every = tuple(Half(half.odd, own[:, :terms], *half.at(bend)) for half, own in zip(halves, features, strict=True))
+    return Products(samples.scale, bend, samples.start, mean[:, :terms], every)
 
 
 class _Samples(NamedTuple):
@@ -173,6 +180,8 @@ def _sampled(fn: Callable, slope: Callable, scale: Scale, tolerance: float) -> _
         return None
     values, start = hosted(fn)(s * z[:, None]), float(hosted(fn)(np.zeros(1))[0])
     mean, norm = root**2 @ (values - start) / s, np.sqrt(root**2 @ values**2)
+    if find_parity(hosted(fn)) < 0:
+        mean = np.zeros_like(mean)  # not its rounding
     return _Samples(scale, s, b[: max(count, 2)], start, mean, norm, np.sqrt(rest[0]))
 
 
