@@ -130,6 +130,10 @@ class Unflattened(Kernel):
     def diagonal(self, x: Inputs) -> Any:
         return self.inner.diagonal(self._images(x))
 
+    def settled(self, x: Any) -> "Unflattened":
+        """As of `OfNetwork`, with the images as the reference."""
+        return Unflattened(settled(self.inner, self._images(x)), self.shape)
+
     def weight(self, shape: tuple[int, ...]) -> int:
         """As of `OfNetwork`, of the images."""
         return getattr(self.inner, "weight", lambda shape: 1)(self.shape)

@@ -9,6 +9,7 @@ import scipy.linalg
 
 import ntkit
 from ntkit import InputError, nn
+from ntkit.kernels import Unflattened, settled
 from ntkit.nn.batch import same_examples
 
 RNG = np.random.default_rng(10)
@@ -235,6 +236,12 @@ def test_gradients_of_masked_images_are_finite_and_zero_at_missing_pixels(x64):
     assert np.isfinite(slope).all()
     np.testing.assert_array_equal(np.asarray(slope)[~masked.mask], 0)
     assert (np.asarray(slope)[masked.mask] != 0).mean() > 0.5
+
+
+def test_images_that_come_as_rows_are_the_reference_as_images():
+    rows = SIGNALS.reshape(4, 10).astype(np.float32)
+    kernel = Unflattened(ntkit.NTK(nn.Sequential(*CONV, nn.BatchNorm(), nn.GlobalAvgPool())), (5, 2))
+    assert jax.eval_shape(settled(kernel, rows), rows[:1], rows[1:]).shape == (1, 3)
 
 
 def test_tiles_are_centred_over_all_inputs(x64):
