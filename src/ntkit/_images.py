@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ntkit.nn import Covariance, Identity, Layer
 from ntkit.nn._law import not_negative
 from ntkit.nn._lift import behind, gapped
-from ntkit.nn._masks import Masked
+from ntkit.nn._masks import Masked, as_masked
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
 from ntkit.nn._stages import Plan, Stage, chunks, plan
@@ -45,7 +45,7 @@ def image_laws(
     """
     how = plan(net, (1, *x1.shape[1:]))
     if isinstance(x1, Masked) or isinstance(x2, Masked):
-        x1, x2 = _masked(x1), None if x2 is None else _masked(x2)
+        x1, x2 = as_masked(x1), None if x2 is None else as_masked(x2)
     variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
     starts1, rows = _own(how, x1, variances, means1)
     starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances, means2)
@@ -73,10 +73,6 @@ def image_diagonal(net: Layer, x: Images, means: Means = ()) -> tuple[Covariance
     """The law of each image with itself where the pixels end, and the layers behind."""
     how = plan(net, (1, *x.shape[1:]))
     return _own(how, x, True, means)[1], how.tail
-
-
-def _masked(x: Images) -> Masked:
-    return x if isinstance(x, Masked) else Masked(x, jnp.ones(x.shape[:-1], bool))
 
 
 def _with_gaps(law: Covariance) -> Covariance:
@@ -122,7 +118,7 @@ def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start
                 mask = _mask_behind(how.stages[k - 1], starts[-1])
                 starts.append({"xx": _diagonal_of(arrays[0], before)} | mask)
                 if stage.centres:
-                    starts[-1] = _centred_start(starts[-1]["xx"], next(means))
+                    starts[-1] = _centred_start(starts[-1], next(means))
             start = starts[-1]
             run = _Run(stage, start, arrays, before, one=True)
             if not stage.local:
@@ -149,8 +145,9 @@ def _start(x: Any) -> Start:
     return {"xx": jnp.mean(x * x, axis=-1)[(None,) * (x.ndim - 1)], "image": x}
 
 
-def _centred_start(xx: Array, means: Start) -> Start:
-    return means | {"xx": not_negative(xx - 2 * means["mean"][(None,) * (xx.ndim // 2)] + means["all"])}
+def _centred_start(start: Start, means: Start) -> Start:
+    xx = start["xx"]
+    return start | means | {"xx": not_negative(xx - 2 * means["mean"][(None,) * (xx.ndim // 2)] + means["all"])}
 
 
 def _centred(of_x: Start, of_y: Start, planes: Planes, space: Space) -> Planes:

@@ -32,7 +32,6 @@ from ntkit.nn.batch import (
     centred,
     check_batch_norms,
     parts,
-    refuse_masks,
     same_examples,
     stated_reference,
     with_reference,
@@ -41,6 +40,7 @@ from ntkit.nn.combinators import Sequential, flat, segments
 
 Inputs = Float[Array | np.ndarray, "n ..."] | Masked
 Others = Float[Array | np.ndarray, "m ..."] | Masked
+Examples = Array | Masked  # of any number
 
 
 class Kernels(NamedTuple):
@@ -130,6 +130,10 @@ class Unflattened(Kernel):
     def diagonal(self, x: Inputs) -> Any:
         return self.inner.diagonal(self._images(x))
 
+    def settled(self, x: Any) -> "Unflattened":
+        """As of `OfNetwork`, with the images as the reference."""
+        return Unflattened(settled(self.inner, self._images(x)), self.shape)
+
     def weight(self, shape: tuple[int, ...]) -> int:
         """As of `OfNetwork`, of the images."""
         return getattr(self.inner, "weight", lambda shape: 1)(self.shape)
@@ -189,7 +193,6 @@ class OfNetwork(Kernel):
         """Layers of images refuse rows here, and images of which nothing is left; what else is wrong with images `plan`
         finds."""
         if isinstance(x, Masked):
-            refuse_masks(self.net)
             self.check_pixels(name, x)
         elif x is not None and x.ndim == 2:
             self.net.shape((1, x.shape[1]))
@@ -233,7 +236,7 @@ def _start_of_one(net: Layer, x: Any, *means: Means) -> tuple[Covariance, Layer]
 
 
 def _over_reference(
-    net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str], dtype: Any
+    net: Layer, groups: dict[str, Examples], pairs: list[tuple[str, str]], ones: list[str], dtype: Any
 ) -> Blocks:
     """The laws behind a network with `BatchNorm`: of some pairs of groups, and of examples of some groups with
     themselves; and of these and the reference, in so far as that is needed. `dtype`: of the data."""
@@ -247,7 +250,7 @@ def _over_reference(
 
 
 def _before_rows(
-    net: Layer, groups: dict[str, Array], pairs: list[tuple[str, str]], ones: list[str], reference: Array | None
+    net: Layer, groups: dict[str, Examples], pairs: list[tuple[str, str]], ones: list[str], reference: Examples | None
 ) -> tuple[Blocks, list[Sequential]]:
     """These laws before the first layer that reads rows, and the layers from there on, cut at each `BatchNorm`."""
     r = "x" if reference is None else "r"
@@ -268,7 +271,7 @@ def _before_rows(
     return Blocks(laws, alone, r, same), sections
 
 
-def _reference(net: Layer, groups: Mapping[str, Array], dtype: Any) -> Array | None:
+def _reference(net: Layer, groups: Mapping[str, Examples], dtype: Any) -> Examples | None:
     """What is centred over, rounded to the dtype of the data as the examples are; None for the examples x
     themselves."""
     x, stated = groups["x"], stated_reference(net)
@@ -290,16 +293,22 @@ def _reference(net: Layer, groups: Mapping[str, Array], dtype: Any) -> Array | N
             f"`reference` of `BatchNorm` must hold examples like the inputs, of shape {x.shape[1:]}, but has shape "
             f"{stated.shape}."
         )
-    return jnp.asarray(stated).astype(dtype).astype(x.dtype)
+    return jax.tree.map(lambda leaf: _rounded(leaf, dtype, x.dtype), stated)
+
+
+def _rounded(leaf: Any, dtype: Any, to: Any) -> Array:
+    """In `dtype`, then in `to`; masks as they are."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(dtype).astype(to) if is_float(leaf.dtype) else leaf
 
 
 def settled(kernel: Any, x: Any) -> Any:
     """A kernel whose networks centre over x where they have a `BatchNorm` without a reference; others as they are."""
 
-    def of_network(node: Any) -> bool:
-        return isinstance(node, OfNetwork)
+    def settles(node: Any) -> bool:
+        return hasattr(node, "settled")
 
-    return jax.tree.map(lambda node: node.settled(x) if of_network(node) else node, kernel, is_leaf=of_network)
+    return jax.tree.map(lambda node: node.settled(x) if settles(node) else node, kernel, is_leaf=settles)
 
 
 def finite(kernel: Any, x: Any) -> list[tuple[Any, Any]]:

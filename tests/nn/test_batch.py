@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import laws
 import numpy as np
 import pytest
+import scipy.linalg
 
 import ntkit
 from ntkit import InputError, nn
+from ntkit.kernels import Unflattened, settled
+from ntkit.nn.batch import same_examples
 
 RNG = np.random.default_rng(10)
 X = RNG.standard_normal((6, 5))
@@ -94,6 +97,153 @@ def test_centred_images_are_the_limit_of_their_finite_networks():
     )
 
 
+# Masked images: an oracle of matrices between all pixels of all truncated images
+
+CONVS = nn.Conv(8, (2,), 1.3, 0.2, padding="VALID"), nn.Conv(8, (3,), 1.1, 0.1)
+
+
+def several_centred(reference=None):
+    """Centred between pixels, before a kink and behind one, and between rows."""
+    off = nn.BatchNorm(reference)
+    pixels = CONVS[0], off, relu, CONVS[1], relu, off, nn.GlobalAvgPool()
+    return nn.Sequential(*pixels, nn.Dense(8, 1.2, 0.2), relu, off, LAST)
+
+
+quick = laws.quickly(ntkit.Both(several_centred()))  # one program for several tests
+
+
+def signals(*lengths):
+    return [RNG.standard_normal((length, 2)) for length in lengths]
+
+
+def garbled(*images):
+    """Padded to 5 pixels, with garbage where none exist."""
+    masked = ntkit.pad(images, (5,))
+    return ntkit.Masked(np.where(masked.mask[..., None], masked.x, np.nan), masked.mask)
+
+
+def taps(lengths, count, pad):
+    """For each tap of a convolution the matrix of what it reads of signals of these lengths, from pixels to pixels."""
+    each = []
+    for f in range(count):
+        blocks = [np.eye(n + 2 * pad)[f : n + 2 * pad - count + 1 + f, pad : n + pad] for n in lengths]
+        each.append(scipy.linalg.block_diag(*blocks))
+    return each
+
+
+def weighted(k, theta, reads, w_std, b_std):
+    """Both matrices behind weights on what is read."""
+    k, t = (w_std**2 * sum(r @ a @ r.T for r in reads) / len(reads) for a in (k, theta))
+    return k + b_std**2, k + b_std**2 + t
+
+
+def kinked(k, theta):
+    """Behind a ReLU (Cho and Saul 2009, eqs. 3 to 6)."""
+    s = np.sqrt(np.outer(np.diag(k), np.diag(k)))
+    angle = np.arccos(np.clip(np.where(np.eye(len(k)), 1, k / s), -1, 1))
+    return s * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi), theta * (np.pi - angle) / (2 * np.pi)
+
+
+def minus_mean(k, theta, lengths, n):
+    """Behind a `BatchNorm` over the pixels of the first n."""
+    off = np.arange(sum(lengths)) < sum(lengths[:n])
+    h = np.eye(len(off)) - off / off.sum()
+    return h @ k @ h.T, h @ theta @ h.T
+
+
+def by_hand(images, n):
+    """K and Theta of truncated signals behind `several_centred`, the first n being the reference."""
+    lengths, x, alone = [len(image) for image in images], np.concatenate(images), [np.eye(len(images))]
+    shorter = [length - 1 for length in lengths]
+    law = weighted(x @ x.T / 2, 0 * x @ x.T, taps(lengths, 2, 0), 1.3, 0.2)
+    law = weighted(*kinked(*minus_mean(*law, shorter, n)), taps(shorter, 3, 1), 1.1, 0.1)
+    mean = scipy.linalg.block_diag(*[np.full((1, length), 1 / length) for length in shorter])
+    law = [mean @ a @ mean.T for a in minus_mean(*kinked(*law), shorter, n)]
+    law = kinked(*weighted(*law, alone, 1.2, 0.2))
+    return weighted(*minus_mean(*law, [1] * len(images), n), alone, 0.9, BETA)
+
+
+@pytest.mark.parametrize("lengths", [(4, 2, 5, 3), (3, 3, 3, 3)], ids=["several", "one size"])
+def test_masked_images_are_centred_over_the_pixels_that_exist(lengths, x64):
+    images = signals(*lengths)
+    got = quick(garbled(*images))
+    for g, want in zip(got, by_hand(images, 4), strict=True):
+        np.testing.assert_allclose(g, want, rtol=1e-10)
+    np.testing.assert_allclose(np.mean(got.ntk), BETA**2, rtol=1e-10)  # the constant mode
+
+
+def test_a_mask_that_is_true_everywhere_changes_nothing(x64):
+    x = np.stack(signals(5, 5, 5, 5))
+    without = laws.quickly(lambda x: ntkit.Both(several_centred())(x))(x)
+    for got, want in zip(quick(garbled(*x)), without, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_masked_and_other_images_meet_over_a_masked_reference(x64):
+    # One of them is in the reference, too.
+    images = signals(4, 2, 5, 5, 5, 3)
+    kernel = ntkit.Both(several_centred(garbled(*images[:3])))
+    got = laws.quickly(lambda *x: kernel(*x))(np.stack(images[3:5]), garbled(images[1], images[5]))
+    for g, want in zip(got, by_hand(images, 3), strict=True):
+        np.testing.assert_allclose(g, want[3:5][:, [1, 5]], rtol=1e-10)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5, 4, 2), (3, 4, 5, 5)], ids=["images", "reference"])
+def test_the_diagonal_is_centred_over_a_reference_masked_or_not(lengths, x64):
+    # Either the reference is masked or the images are.
+    images = signals(*lengths)
+    reference, x = (
+        garbled(*some) if len(some[0]) != len(some[1]) else np.stack(some) for some in (images[:2], images[2:])
+    )
+    kernel = ntkit.NTK(several_centred(reference))
+    got = laws.quickly(lambda x: kernel.diagonal(x))(x)
+    np.testing.assert_allclose(got, np.diag(by_hand(images, 2)[1])[2:], rtol=1e-10)
+
+
+def test_an_image_and_one_with_more_black_pixels_are_two():
+    black = np.array([1, 1, 0, 0, 0], np.float32)[:, None]
+    images, every = ntkit.pad([black[:2], black[:3], black]), np.stack([black, 0 * black])
+    np.testing.assert_array_equal(same_examples(images, images), np.eye(3))
+    np.testing.assert_array_equal(same_examples(images, jnp.asarray(every)), [[0, 0], [0, 0], [1, 0]])
+
+
+def test_tiles_of_masked_images_are_centred_over_all_of_them(x64):
+    kernel = 0.5 * ntkit.NTK(nn.Sequential(*CONV, nn.BatchNorm(), nn.GlobalAvgPool(), LAST))
+    masked = garbled(*signals(4, 3, 5))
+    tiles = ntkit.gram(kernel, masked, tile=2, progress=False)
+    np.testing.assert_allclose(tiles, laws.quickly(lambda x: kernel(x))(masked), rtol=1e-10)
+    # Where only pixels are centred, images count by those that they have: behind the padless convolution 2, 1 and 3.
+    pixels = np.array([2, 1, 3]) / 6
+    np.testing.assert_allclose(pixels @ tiles @ pixels, 0.5 * BETA**2, rtol=1e-10)
+
+
+def test_the_finite_reading_normalises_over_the_pixels_that_exist(x64):
+    images = signals(4, 2, 5)
+    masked, every, eps = garbled(*images), np.concatenate(images), 0.1
+    want = np.zeros((3, 5, 2))
+    want[masked.mask] = (every - every.mean(0)) / np.sqrt(every.var(0) + eps)
+    got = nn.BatchNorm(eps=eps).apply((), jax.tree.map(jnp.asarray, masked))
+    np.testing.assert_allclose(got.x, want, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(got.mask, masked.mask)
+
+
+def test_gradients_of_masked_images_are_finite_and_zero_at_missing_pixels(x64):
+    # An image, its copy and their antipodes, whose mean is zero; zero images of two sizes.
+    one, other = signals(3, 5)
+    masked = garbled(one, one, -one, -one, 0 * one, 0 * other)
+    kernel = ntkit.NTK(nn.Sequential(nn.Conv(8, (2,)), nn.BatchNorm(), relu, nn.GlobalAvgPool()))
+    slope = laws.quickly(jax.grad(lambda x: jnp.sum(jnp.cos(kernel(ntkit.Masked(x, masked.mask))))))(masked.x)
+    assert np.isfinite(slope).all()
+    np.testing.assert_array_equal(np.asarray(slope)[~masked.mask], 0)
+    assert (np.asarray(slope)[masked.mask] != 0).mean() > 0.5
+
+
+def test_images_that_come_as_rows_are_the_reference_as_images():
+    rows = SIGNALS.reshape(4, 10).astype(np.float32)
+    kernel = Unflattened(ntkit.NTK(nn.Sequential(*CONV, nn.BatchNorm(), nn.GlobalAvgPool())), (5, 2))
+    assert jax.eval_shape(settled(kernel, rows), rows[:1], rows[1:]).shape == (1, 3)
+
+
 def test_tiles_are_centred_over_all_inputs(x64):
     # Also those of a scaled kernel, and where `Dropout` tells an example from its copy in the reference.
     kernel = 0.5 * ntkit.NTK(nn.Sequential(*FRONT, nn.Dropout(0.3), nn.BatchNorm(), LAST))
@@ -156,3 +306,38 @@ BN = nn.BatchNorm
 def test_what_cannot_be_centred_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make(X.astype(np.float32))
+
+
+def masked_net(*layers):
+    return ntkit.NTK(nn.Sequential(nn.Conv(4, (2,)), *layers, nn.GlobalAvgPool()))
+
+
+def two(*lengths):
+    return ntkit.pad([np.ones((length, 2), np.float32) for length in lengths])
+
+
+EMPTY = ntkit.Masked(two(2, 4).x, np.arange(2)[:, None] < np.ones((2, 4)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: BN(two(3, 4)[:1]), r"`reference` of `BatchNorm`.*at least two.*\(1, 4, 2\)"),
+        (lambda: masked_net(BN(EMPTY)), "Image 1 of `reference` has no pixels: its mask"),
+        (
+            lambda: masked_net(nn.Conv(4, (3,), padding="VALID"), BN(two(2, 4))),
+            "Image 0 of `reference` has no pixels behind `Conv`",
+        ),
+        (lambda: masked_net(BN(ntkit.Masked(EMPTY.x[..., 0], np.arange(2) < 1))), "`reference` is `Masked` and must"),
+        (lambda: masked_net(BN(two(2, 4)), BN(two(4, 2))), "one reference, but here two different"),
+        (lambda: masked_net(BN(two(2, 4)))(two(3, 5)), r"like the inputs, of shape \(5, 2\)"),
+        (lambda: masked_net(BN())(two(3, 4), two(2, 4)), "two batches.*reference=x_train"),
+        (lambda: masked_net(BN())(two(3, 4)[:1]), "only one example"),
+        (lambda: BN(ntkit.Masked(two(2, 4).x * np.nan, two(2, 4).mask)), r"`reference\[0, 0, 0\]` is nan"),
+        (lambda: BN().apply((), two(3, 4)[:1]), "here is a single example"),
+    ],
+)
+def test_masked_images_that_cannot_be_centred_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

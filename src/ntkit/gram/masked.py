@@ -7,7 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array
 
-from ntkit._check import check_inputs, check_same_features
+from ntkit._check import HostArray, check_inputs, check_same_features
+from ntkit.kernels import settled
 from ntkit.nn._masks import Masked, is_full, values_of
 
 
@@ -23,6 +24,10 @@ class OfPacked(eqx.Module):
     def diagonal(self) -> Callable[[Array], Any] | None:
         of_masked = getattr(self.kernel, "diagonal", None)
         return (lambda x: of_masked(_unpacked(x))) if callable(of_masked) else None
+
+    def settled(self, x: HostArray) -> "OfPacked":
+        """With these inputs as the reference of `BatchNorm`s: see `ntkit.kernels.settled`."""
+        return OfPacked(settled(self.kernel, _unpacked(x)))
 
     @property
     def weight(self) -> Callable[[tuple[int, ...]], int] | None:
@@ -50,5 +55,5 @@ def _packed(name: str, x: Any) -> np.ndarray:
     return np.concatenate([np.asarray(values), mask.astype(values.dtype)], axis=-1)
 
 
-def _unpacked(x: Array) -> Masked:
+def _unpacked(x: HostArray) -> Masked:
     return Masked(x[..., :-1], x[..., -1] > 0.5)

@@ -119,6 +119,11 @@ def values_of(x: Any) -> Any:
     return x.x if isinstance(x, Masked) else x
 
 
+def as_masked(x: Any) -> Masked:
+    """With a mask: of an array, in which all pixels exist, one that is True everywhere."""
+    return x if isinstance(x, Masked) else Masked(x, jnp.ones(x.shape[:-1], bool))
+
+
 def is_known(mask: Mask) -> bool:
     """Whether its values can be looked at."""
     return not isinstance(mask, jax.core.Tracer)

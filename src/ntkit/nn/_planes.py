@@ -350,12 +350,12 @@ def over_everything(planes: Array, space: Space) -> Array:
 
 
 def over_partners(planes: Array, space: Space) -> Array:
-    """The mean over p', for every p; over some planes only their part of it, as in `over_everything`."""
+    """The sum over p', for every p; over some planes only their part of it, as in `over_everything`."""
     for axis in range(space.rank):
         inside = space.inside(axis)
         if inside is not None:
             planes = planes * _along2(inside, axis, space.rank).astype(planes.dtype)
-    return jnp.sum(planes, axis=tuple(range(space.rank))) / math.prod(space.sizes)
+    return jnp.sum(planes, axis=tuple(range(space.rank)))
 
 
 def over_diagonal(planes: Array, space: Space) -> Array:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from ntkit._check import as_host_array, check_dtype, check_finite
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, not_negative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
-from ntkit.nn._masks import on_existing
+from ntkit.nn._masks import Mask, Masked, as_masked, check_pixels, is_full, values_of
 from ntkit.nn.combinators import Sequential, flat
 
 
@@ -34,16 +35,19 @@ class BatchNorm(Layer):
 
         1/N^2 sum_ij Theta(x_i, x_j) = beta^2                           (Jacot et al. 2019, "Freeze and Chaos")
 
-    Between layers of pixels the means go over the reference's pixels, too. With N examples in the reference n by m
-    entries cost what (n + N)(m + N) do. At infinite width the layer stands in the trunk of a network, not in a branch.
+    Between layers of pixels the means go over the reference's pixels, too, in both readings over those that exist if it
+    is `ntkit.Masked`: images share these means, and so depend on each other's sizes, but not on padding. With N
+    examples in the reference n by m entries cost what (n + N)(m + N) do. At infinite width the layer stands in the
+    trunk of a network, not in a branch.
 
-    **Arguments:** `reference`: raw inputs of the network, (N, features) or (N, *space, channels), N > 1; stated in one
-    `BatchNorm` it holds for all of the network. None: the inputs of the call, `kernel(x)`, `kernel.diagonal(x)` or
-    `ntkit.gram(kernel, x)`, or the training data of a predictor; two batches, `kernel(x1, x2)`, need a stated one.
-    `divide`: whether the finite reading divides by the standard deviation. `eps`: added to the variance.
+    **Arguments:** `reference`: raw inputs of the network, (N, features) or (N, *space, channels), N > 1, or `Masked`;
+    stated in one `BatchNorm` it holds for all of the network. None: the inputs of the call, `kernel(x)`,
+    `kernel.diagonal(x)` or `ntkit.gram(kernel, x)`, or the training data of a predictor; two batches, `kernel(x1, x2)`,
+    need a stated one. `divide`: whether the finite reading divides by the standard deviation. `eps`: added to the
+    variance.
     """
 
-    reference: Float[Array | np.ndarray, "N ..."] | None
+    reference: Float[Array | np.ndarray, "N ..."] | Masked | None
     divide: bool = eqx.field(static=True)
     eps: float = eqx.field(static=True)
 
@@ -58,26 +62,24 @@ class BatchNorm(Layer):
     def shape(self, shape: Shape) -> Shape:
         return shape
 
-    @on_existing
-    def apply(
-        self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "n ... c"]:
+    def apply(self, params: Params, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
         if len(x) < 2:
             raise InputError("`BatchNorm` normalises over the batch, which here is a single example. Apply it to more.")
-        axes = tuple(range(x.ndim - 1))
-        centred = x - jnp.mean(x, axis=axes, keepdims=True)
-        if not self.divide:
-            return centred
-        return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=axes, keepdims=True) + self.eps)
+        if isinstance(x, Masked):
+            there = x.mask[..., None]
+            return Masked(jnp.where(there, self._normalised(x.filled(), there), 0), x.mask)
+        return self._normalised(x, None)
+
+    def _normalised(self, x: Float[Array, "n ... c"], there: Mask | None) -> Float[Array, "n ... c"]:
+        mean = partial(jnp.mean, axis=tuple(range(x.ndim - 1)), keepdims=True, where=there)
+        centred = x - mean(x)
+        return centred * jax.lax.rsqrt(mean(centred * centred) + self.eps) if self.divide else centred
 
     def propagate(self, cov: Covariance) -> Covariance:
         raise InputError(
             "`BatchNorm` cannot be read from one pair: it needs the law of both with the reference, which the kernels "
             "of a network look after. Use `ntkit.NTK(net)`, `ntkit.NNGP(net)` or `ntkit.Both(net)`."
         )
-
-    def exists(self, shape: Shape, mask: Any) -> Any:
-        raise InputError("`BatchNorm` takes no masks: its means would go over missing pixels. Use images of one size.")
 
     def check(self, signal: Signal) -> Signal:
         if not signal.infinite:
@@ -88,13 +90,10 @@ class BatchNorm(Layer):
         return signal.replace(source="`BatchNorm`")
 
 
-def refuse_masks(net: Layer) -> None:
-    """Refuses masked inputs of a network with `BatchNorm`."""
-    for norm in batch_norms(net)[:1]:
-        norm.exists((), None)
-
-
 def _checked(reference: Any) -> Any:
+    if isinstance(reference, Masked):
+        values = _checked(reference.filled())
+        return values if is_full(reference) else Masked(values, reference.mask)
     if isinstance(reference, jax.core.Tracer):
         return reference
     host = check_dtype("reference", as_host_array("reference", reference))
@@ -117,7 +116,8 @@ def batch_norms(net: Layer) -> list[BatchNorm]:
 
 
 def check_batch_norms(net: Layer) -> None:
-    """Refuses those that a kernel cannot read: in branches, or with different references."""
+    """Refuses those that a kernel cannot read: in branches, with different references, or with one that has images
+    without pixels."""
     every = batch_norms(net)
     if len(every) > sum(map(_is_batch_norm, flat(net))):
         raise InputError(
@@ -126,13 +126,21 @@ def check_batch_norms(net: Layer) -> None:
         )
     stated = [norm.reference for norm in every if norm.reference is not None]
     for other in stated[1:]:
-        if any(isinstance(r, jax.core.Tracer) for r in (stated[0], other)):
-            continue
-        if other is not stated[0] and not np.array_equal(np.asarray(stated[0]), np.asarray(other)):
+        if other is not stated[0] and _differ(stated[0], other):
             raise InputError(
                 "The `BatchNorm`s of a network centre over one reference, but here two different ones are stated, of "
-                f"shapes {np.shape(stated[0])} and {np.shape(other)}. State it in one of them."
+                f"shapes {stated[0].shape} and {other.shape}. State it in one of them."
             )
+    if stated and isinstance(stated[0], Masked):
+        check_pixels("reference", flat(net), stated[0])
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two references are known not to be equal."""
+    (values, form), (others, form_of_other) = jax.tree.flatten(one), jax.tree.flatten(other)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in values + others):
+        return False
+    return form != form_of_other or not all(map(np.array_equal, values, others))
 
 
 def stated_reference(net: Layer) -> Any:
@@ -174,10 +182,16 @@ class Blocks(NamedTuple):
     same: Mapping[str, Bool[Array, "n N"]]
 
 
-def same_examples(x: Float[Array, "n ..."], reference: Float[Array, "N ..."]) -> Bool[Array, "n N"]:
-    """Which example of the reference each one is; the first of equal ones."""
-    equal = jax.lax.map(lambda one: jnp.all(one[None] == reference, axis=tuple(range(1, x.ndim))), x)
+def same_examples(x: Float[Array, "n ..."] | Masked, reference: Float[Array, "N ..."] | Masked) -> Bool[Array, "n N"]:
+    """Which example of the reference each one is; the first of equal ones. Missing pixels are zeros."""
+    equal = _equal(values_of(x), values_of(reference))
+    if isinstance(x, Masked) or isinstance(reference, Masked):
+        equal = equal & _equal(as_masked(x).mask, as_masked(reference).mask)
     return equal & (jnp.cumsum(equal, axis=1) == 1)
+
+
+def _equal(x: Any, reference: Any) -> Bool[Array, "n N"]:
+    return jax.lax.map(lambda one: jnp.all(one[None] == reference, axis=tuple(range(1, x.ndim))), x)
 
 
 def centred(blocks: Blocks) -> Blocks:
