@@ -9,8 +9,9 @@ from pathlib import Path
 
 # The workers of xdist share the cores. There the threads of OpenBLAS and of torch, which wait spinning, take three and
 # up to forty times as long as one; those of XLA take a twentieth more. To be set before they are loaded.
-for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NPROC"):
-    os.environ.setdefault(threads, "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NPROC", "1")
 
 import jax
 import jaxtyping
