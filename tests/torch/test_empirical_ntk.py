@@ -210,3 +210,20 @@ def test_a_custom_function_between_recorded_uses_is_noticed():
 
     module, x = Network().double(), _normal(4, 4)
     assert_close(EmpiricalNTK(module, outputs="full")(x), M_loop(module, x))
+
+
+@pytest.mark.parametrize("outputs", ["full", "diagonal", "mean"])
+def test_few_weights_that_see_many_pixels_keep_their_jacobian(outputs, monkeypatch):
+    layers = [torch.nn.Conv2d(2, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU()]
+    ends = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)]
+    module = torch.nn.Sequential(*layers, *ends).double()
+    x1, x2 = torch.randn(7, 2, 14, 14).double(), torch.randn(4, 2, 14, 14).double()
+    kernel = EmpiricalNTK(module, outputs=outputs)
+    known = kernel(x1), kernel(x1, x2), kernel.diagonal(x1), kernel.by_layer(x1, x2)
+    assert kernel.plan(x1).blocks == 1
+    monkeypatch.setattr("ntkit.torch.kernel.SLAB", 1 << 18)
+    plan = kernel.plan(x1)
+    assert plan.blocks > 1
+    assert {step.method for step in plan.steps} == {"gradients"}
+    found = kernel(x1), kernel(x1, x2), kernel.diagonal(x1), kernel.by_layer(x1, x2)
+    torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-12)

@@ -11,11 +11,11 @@ from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
 from ntkit.linalg.products import check_count, generator
 from ntkit.linalg.sketch import Projection, drawn, measured
-from ntkit.torch.blocks import Block, Pair, blocks_of, bytes_per_example, side_of
+from ntkit.torch.blocks import Block, Pair, blocks_of, bytes_per_example, gradients_by, side_of
 from ntkit.torch.checks import check_examples, check_same_examples
 from ntkit.torch.contract import Gram, Outputs
 from ntkit.torch.operator import operator_of
-from ntkit.torch.plan import Plan, step
+from ntkit.torch.plan import Plan, by_rows, step
 from ntkit.torch.project import projected
 from ntkit.torch.side import Side
 from ntkit.torch.structure import Structure, study
@@ -93,10 +93,12 @@ class EmpiricalNTK:
         with self._target.unchanged():
             s = self._structure(x1)
         n, word = (len(x1), len(x1 if other is None else other)), self._target.like.element_size()
-        blocks = self._blocks(s, n[0])
-        sizes = {name: p.numel() for name, p in self._target.parameters.items()}
-        steps = [step(m, size, s, n, other is None, s.outputs, self._outputs, word) for m, size in sizes.items()]
         examples = n[0] if other is None else sum(n)
+        small = self._is_small(s, examples)
+        blocks = self._blocks(s, n[0], memory=SLAB if small else self._memory)
+        sizes = {name: p.numel() for name, p in self._target.parameters.items()}
+        about = (s, n, other is None, s.outputs, self._outputs, word)
+        steps = [(by_rows if small else step)(name, size, *about) for name, size in sizes.items()]
         return Plan(steps, len(blocks), examples * s.outputs * sum(sizes.values()) * word)
 
     def to_scipy(self, x: Tensor):
@@ -155,13 +157,26 @@ class EmpiricalNTK:
             self._studied[key] = study(self._target, x)
         return self._studied[key]
 
-    def _blocks(self, s: Structure, n: int, outs: int | None = None, extra: int = 0) -> list[Block]:
-        """`extra`: further bytes that an example holds."""
+    def _is_small(self, s: Structure, examples: int) -> bool:
+        """Whether the Jacobian is less than half of what passes through the network: few weights that see many pixels.
+        Then it is kept, and only some examples at a time pass."""
+        sizes = {name: p.numel() for name, p in self._target.parameters.items()}
+        word = self._target.like.element_size()
+        jacobian = examples * s.outputs * sum(sizes.values()) * word
+        passing = examples * bytes_per_example(s, sizes, s.outputs, word)
+        fits = self._memory is None or max(jacobian, SLAB) <= self._memory // 4
+        return not s.derived and fits and passing > max(SLAB, 2 * jacobian)
+
+    def _blocks(
+        self, s: Structure, n: int, outs: int | None = None, extra: int = 0, memory: int | None = None
+    ) -> list[Block]:
+        """`extra`: further bytes that an example holds. `memory` if not that of the kernel."""
+        memory = self._memory if memory is None else memory
         sizes = {name: p.numel() for name, p in self._target.parameters.items()}
         word, o = self._target.like.element_size(), s.outputs
         most = bytes_per_example(s, sizes, o if outs is None else outs, word) + extra
         least = bytes_per_example(s, sizes, 1, word) + extra // o
-        blocks = blocks_of(n, o, max(1, (most - least) // max(1, o - 1)), most, self._memory)
+        blocks = blocks_of(n, o, max(1, (most - least) // max(1, o - 1)), most, memory)
         return blocks if outs is None else [b for b in blocks if b.outs.start == 0]
 
     def _kernels(
@@ -173,12 +188,14 @@ class EmpiricalNTK:
             s = self._structure(x1)
             names = list(self._target.parameters) if apart else [""]
             run = _Run(self._target, s, self._outputs, self._memory, alone, apart, told)
-            blocks1 = self._blocks(s, len(x1))
-            blocks2 = blocks1 if other is None else self._blocks(s, len(other))
+            small = self._is_small(s, len(x1) + (0 if other is None else len(other)))
+            memory = SLAB if small else self._memory
+            blocks1 = self._blocks(s, len(x1), memory=memory)
+            blocks2 = blocks1 if other is None else self._blocks(s, len(other), memory=memory)
             shape = {"full": (s.outputs, s.outputs), "diagonal": (s.outputs,), "mean": ()}[self._outputs]
             n = (len(x1),) if alone else (len(x1), len(x1 if other is None else other))
             results = {name: x1.new_zeros((*n, *shape), dtype=self._target.like.dtype) for name in names}
-            run.all_blocks(results, x1, other, blocks1, blocks2)
+            (run.by_rows if small else run.all_blocks)(results, x1, other, blocks1, blocks2)
         if self._outputs == "mean":
             for value in results.values():
                 value /= s.outputs
@@ -218,6 +235,26 @@ class _Run:
                 side2 = side1 if one else side_of(self.target, x2[b2.rows], self.s, b2.outs)
                 self._told(1)
                 self._pair(results, side1, side2, b1, b2, mirrored=symmetric and not one)
+
+    def by_rows(self, results, x1: Tensor, other: Tensor | None, blocks1: list[Block], blocks2: list[Block]) -> None:
+        """The same by the Jacobian of all examples, which is small."""
+        self.steps = len(blocks1) + (0 if other is None else len(blocks2)) + len(self.target.parameters)
+        self._told(0)
+        side1 = self._rows(x1, blocks1)
+        side2 = side1 if other is None else self._rows(other, blocks2)
+        everything = (Block(slice(0, side.n), slice(0, side.o)) for side in (side1, side2))
+        self._pair(results, side1, side2, *everything, mirrored=False)
+
+    def _rows(self, x: Tensor, blocks: list[Block]) -> Side:
+        o = self.s.outputs
+        rows = {name: p.new_empty((len(x), o, p.numel())) for name, p in self.target.parameters.items()}
+        for b in blocks:
+            side = side_of(self.target, x[b.rows], self.s, b.outs)
+            with torch.no_grad():
+                for name, whole in rows.items():
+                    whole[b.rows, b.outs] = gradients_by(self.target, self.s, side, name, self.most)
+            self._told(1)
+        return Side(len(x), o, [], [], rows)
 
     def _partners(self, p: int, b1: Block, blocks2: list[Block], symmetric: bool) -> list[int]:
         """The blocks of x2 that are paired with block p of x1."""
@@ -265,3 +302,5 @@ class _Run:
 
 # Bytes of gradients made at a time: larger products are no faster.
 CHUNK = 1 << 26
+# Bytes that pass through the network at a time where the Jacobian is kept: a quarter of it makes a block.
+SLAB = 1 << 26

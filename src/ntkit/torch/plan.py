@@ -79,6 +79,18 @@ def step(
     return Step(name, "entries", made + by_rows, rows * word)
 
 
+def by_rows(
+    name: str, entries: int, s: Structure, n: tuple[int, int], symmetric: bool, o: int, outputs: str, word: int
+) -> Step:
+    """The same where the gradients by all parameters are kept."""
+    examples = n[0] if symmetric else sum(n)
+    contraction = costs.contraction(costs.pairs_of(*n, symmetric), o, outputs, entries)
+    if name in s.missed:
+        return step(name, entries, s, n, symmetric, o, outputs, word)
+    made = sum(examples * o * _product(s.sizes[u]) for u in s.uses[name])
+    return Step(name, "gradients", made + contraction, examples * o * entries * word)
+
+
 def _product(sizes: tuple[int, int, int, int]) -> int:
     g, t, k, f = sizes
     return g * t * k * f

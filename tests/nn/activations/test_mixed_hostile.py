@@ -65,7 +65,7 @@ def padded(fn):
 
 def worst_errors(activation, fn, dtypes, reach=9):
     """The largest error of both duals relative to their norms, one a dtype."""
-    q1, q2, theta = pairs(32)
+    q1, q2, theta = pairs(16)
     knots = tuple({k.place for k in find_kinks(fn, None)})
     found = [jax.jit(activation.dual)(*law(q1, q2, theta, d)) for d in dtypes]
     worst = np.zeros(len(dtypes))
