@@ -29,11 +29,10 @@ class EmpiricalNTK:
 
         K[i, j, a, b] = sum over parameters p of  df_a(x1_i)/dtheta_p  df_b(x2_j)/dtheta_p
 
-    The Jacobian is never formed: each use of a parameter has activations and cotangents, and the kernel is made of
-    those, per
-    parameter in the way that takes the fewest operations (`plan` shows it). What has no rule falls back to gradients
-    example
-    by example, for that parameter only. A module used twice, tied weights and functional calls are right.
+    Each use of a parameter has activations and cotangents, and the kernel is made of those, per parameter in the way
+    that takes the fewest operations (`plan` shows it). The Jacobian is formed only where it is smaller than what passes
+    through the network. What has no rule falls back to gradients example by example, for that parameter only. A module
+    used twice, tied weights and functional calls are right.
 
     **Arguments:**
 

@@ -22,7 +22,8 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A table of `steps`, printed by `str`. `jacobian` is the bytes of the Jacobians that are never formed."""
+    """A table of `steps`, printed by `str`. `jacobian` is the bytes of the Jacobians, which are
+    formed only where they are small."""
 
     steps: list[Step]
     blocks: int
