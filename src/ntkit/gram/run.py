@@ -242,9 +242,12 @@ class NotFiniteError(ComputationError):
 
 
 def _check_finite(tile: Tile, leaves: list[np.ndarray], symmetric: bool) -> None:
-    """While the tile is in the cache: a hundredth of what computing it takes. What fills it up does not count."""
+    """While the tile is in the cache. What fills it up does not count."""
     for leaf in leaves:
         values = leaf[: tile.shape[0], : tile.shape[1]]
+        with np.errstate(all="ignore"):
+            if np.isfinite(values.sum()):  # in a fifth of the time that looking at each takes
+                continue
         finite = np.isfinite(values)
         if not finite.all():
             first = np.unravel_index(int(np.argmin(finite)), finite.shape)
@@ -291,13 +294,14 @@ class _Room:
 
     def workers(self, tiles: int) -> int:
         fitting = self._budget // self.needed if math.isfinite(self._budget) else tiles
-        self._running = int(max(1, min(cores(), tiles, fitting)))
+        # One more than cores: its tile is copied while the others are computed.
+        self._running = int(max(1, min(cores() + 1, tiles, fitting)))
         return self._running
 
     @property
     def kept(self) -> float:
         """Bytes for each input's blocks beside those in use."""
-        return max(0.0, self._budget - cores() * self.needed) / self._inputs
+        return max(0.0, self._budget - (cores() + 1) * self.needed) / self._inputs
 
 
 def _devices_for(x: Any) -> list[Any]:
