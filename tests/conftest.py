@@ -25,7 +25,7 @@ gc.set_threshold(50_000, 20, 50)
 os.environ["MPLBACKEND"] = "Agg"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Where in the source an operation stands is told to the compiler at a twentieth of all time or more, and nobody reads it there.
+# Where in the source an operation stands is told to the compiler at a twentieth of all time, and not read there.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
