@@ -217,6 +217,7 @@ def test_few_weights_that_see_many_pixels_keep_their_jacobian(outputs, monkeypat
     layers = [torch.nn.Conv2d(2, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU()]
     ends = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)]
     module = torch.nn.Sequential(*layers, *ends).double()
+    module.register_parameter("idle", torch.nn.Parameter(torch.ones(5).double()))
     x1, x2 = torch.randn(7, 2, 14, 14).double(), torch.randn(4, 2, 14, 14).double()
     kernel = EmpiricalNTK(module, outputs=outputs)
     known = kernel(x1), kernel(x1, x2), kernel.diagonal(x1), kernel.by_layer(x1, x2)

@@ -90,6 +90,8 @@ def gradients_by(target: Target, s: Structure, side: Side, name: str, most: int)
     if name in side.rows:
         return side.rows[name]
     us = s.uses[name]
+    if not us:  # it reaches no output
+        return target.parameters[name].new_zeros((side.n, side.o, target.parameters[name].numel()))
     if name in s.derived:
         return side.pulled_back(name, us, target.parameters[name], most)
     return sum((side.of_use(u) for u in us[1:]), side.of_use(us[0])).flatten(2)

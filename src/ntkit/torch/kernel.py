@@ -94,7 +94,7 @@ class EmpiricalNTK:
         n, word = (len(x1), len(x1 if other is None else other)), self._target.like.element_size()
         examples = n[0] if other is None else sum(n)
         small = self._is_small(s, examples)
-        blocks = self._blocks(s, n[0], memory=SLAB if small else self._memory)
+        blocks = self._blocks(s, n[0], memory=SLAB if small else None)
         sizes = {name: p.numel() for name, p in self._target.parameters.items()}
         about = (s, n, other is None, s.outputs, self._outputs, word)
         steps = [(by_rows if small else step)(name, size, *about) for name, size in sizes.items()]
@@ -188,7 +188,7 @@ class EmpiricalNTK:
             names = list(self._target.parameters) if apart else [""]
             run = _Run(self._target, s, self._outputs, self._memory, alone, apart, told)
             small = self._is_small(s, len(x1) + (0 if other is None else len(other)))
-            memory = SLAB if small else self._memory
+            memory = SLAB if small else None
             blocks1 = self._blocks(s, len(x1), memory=memory)
             blocks2 = blocks1 if other is None else self._blocks(s, len(other), memory=memory)
             shape = {"full": (s.outputs, s.outputs), "diagonal": (s.outputs,), "mean": ()}[self._outputs]
