@@ -44,6 +44,17 @@ def test_gradients_are_finite_at_hard_rows(name):
     laws.has_finite_gradients(NETS[name], laws.hard_rows(5 if name == "relu" else 20))
 
 
+def test_rows_of_one_length_at_one_place_are_not_taken_for_one_row():
+    # Entries of +1 and -1: all variances are 1 to the last bit, only the rows tell who is who.
+    x1, x2 = np.random.default_rng(0).choice([-1.0, 1.0], (2, 6, 20))
+    x2[3] = x1[3]
+    theta = np.arccos(np.clip(x1 @ x2.T / 20, -1, 1))
+    exact = (np.sin(theta) + (np.pi - theta) * np.cos(theta)) / (2 * np.pi)
+    got = ntkit.NNGP(nn.Sequential(nn.Dense(8), nn.Relu(), nn.Dense(1)))(x1, x2)
+    np.testing.assert_allclose(got, exact, atol=1e-12)
+    assert got[3, 3] == 0.5
+
+
 def recursion(x, y, depth, w, b, value, slope):
     """(Sigma, Theta) of `nn.mlp` for one pair, in mpmath, straight from Jacot et al.: three covariances, no gap, no
     batches."""
