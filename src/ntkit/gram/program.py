@@ -5,7 +5,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -167,14 +167,24 @@ class Program:
             with precision(self.mode.x64):
                 parts["whole"] = symmetric.trace(*map(self._placed, (self.struct, parts["diagonal"].out_info)))
         jobs = [_Job(_ByIdentity(traced.jaxpr), self.device, self.mode.x64, traced) for traced in parts.values()]
+        with _lock:
+            known = {job: _programs[job] for job in jobs if job in _programs}
+        if missing := [job for job in jobs if job not in known]:
+            known |= self._compile(missing, progress)
+        found = [known[job] for job in jobs]
+        self._compiled = {part: run for part, (run, _) in zip(parts, found, strict=True)}
+        return sum(size for _, size in found)
+
+    @staticmethod
+    def _compile(jobs: list["_Job"], progress: bool) -> dict["_Job", tuple[Callable, int]]:
         with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
             running = [pool.submit(_compiled, job) for job in jobs]
             with Meter(progress, 0, len(jobs), "compiling", "programs") as meter:
                 while left := wait(running, timeout=GLANCE).not_done:
                     meter(len(jobs) - len(left))
-        found = [future.result() for future in running]
-        self._compiled = {part: run for part, (run, _) in zip(parts, found, strict=True)}
-        return sum(size for _, size in found)
+        found = {job: future.result() for job, future in zip(jobs, running, strict=True)}
+        _keep(found)
+        return found
 
     def __call__(self, kind: Kind, x1: Array, x2: Array) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
         """The leaves of the tile's values, and of their mirror image if it has one, on the host."""
@@ -213,8 +223,19 @@ class _Job:
     traced: Any = dataclasses.field(compare=False)
 
 
-# JAX would find the program again, but takes 6 ms to count its memory.
-@lru_cache(maxsize=64)
+# Compiled programs of the latest calls: JAX would find them again, but takes 6 ms to count the memory of each.
+_programs: dict[_Job, tuple[Callable, int]] = {}
+_PROGRAMS = 64
+_lock = threading.Lock()
+
+
+def _keep(found: dict[_Job, tuple[Callable, int]]) -> None:
+    with _lock:
+        _programs.update(found)
+        while len(_programs) > _PROGRAMS:
+            _programs.pop(next(iter(_programs)))
+
+
 def _compiled(job: _Job) -> tuple[Callable, int]:
     with precision(job.x64):
         compiled = job.traced.lower().compile(compiler_options=_OPTIONS.get(job.device.platform))

@@ -308,10 +308,9 @@ def _devices_for(x: Any) -> list[Any]:
     """The device that holds `x`; of an array on the host JAX's default one, and all others of its kind."""
     if isinstance(x, jax.Array):
         return [next(iter(x.devices()))]
-    default = next(iter(jax.device_put(np.float32(0)).devices()))
-    others = [d for d in jax.local_devices(backend=default.platform) if d != default]
-    chosen = jax.config.jax_default_device is not None  # pyright: ignore[reportAttributeAccessIssue]
-    return [default] if chosen else [default, *others]
+    if jax.config.jax_default_device is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return [next(iter(jax.device_put(np.float32(0)).devices()))]
+    return jax.local_devices()
 
 
 def cores() -> int:
