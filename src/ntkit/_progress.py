@@ -17,7 +17,7 @@ class Meter:
     """Called with the number of steps done. `progress=True` draws a bar on a terminal or in a notebook, after a second.
 
     A callable is called as `progress(done, total)` instead, at the start, whenever `done` has grown, and at the end.
-    The bar says what is done, in which unit: "gram ... 3/10 tiles".
+    The bar says what is done, in which unit: "gram ... 3/10 tiles". Parts of a step move the bar alone.
     """
 
     def __init__(self, progress: Progress, done: int, total: int, what: str = "gram", unit: str = "tiles"):
@@ -27,17 +27,17 @@ class Meter:
         self._bar: Any = None
         self._task: Any = None
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: float) -> None:
         if callable(self._progress):
-            if done > self._shown:
-                self._shown = done
-                self._progress(done, self._total)
+            if done > self._shown and done == int(done):
+                self._shown = int(done)
+                self._progress(int(done), self._total)
         elif self._progress and self._bar is not None:
             self._bar.update(self._task, completed=done)
         elif self._progress and time.monotonic() - self._start > PATIENCE:
             self._open(done)
 
-    def _open(self, done: int) -> None:
+    def _open(self, done: float) -> None:
         if "ipykernel" not in sys.modules and not (sys.stderr is not None and sys.stderr.isatty()):
             self._progress = False
             return

@@ -123,12 +123,21 @@ class Unflattened(Kernel):
     inner: Any
     shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __call__(self, x1: Inputs, x2: Others | None = None) -> Any:
+    def __call__(self, x1: Inputs, x2: Others | None = None, **rest: Any) -> Any:
         images = self._images(x1)
-        return self.inner(images) if x2 is None else self.inner(images, self._images(x2))
+        return self.inner(images, **rest) if x2 is None else self.inner(images, self._images(x2), **rest)
 
     def diagonal(self, x: Inputs) -> Any:
         return self.inner.diagonal(self._images(x))
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the kernel inside computes in NumPy: see `ntkit.gram.host`."""
+        return bool(getattr(self.inner, "on_host", False))
+
+    def side(self, x: Any, n: int) -> int:
+        """As of the kernel inside, which must be one on the host."""
+        return self.inner.side(self._images(x), n)
 
     def settled(self, x: Any) -> "Unflattened":
         """As of `OfNetwork`, with the images as the reference."""

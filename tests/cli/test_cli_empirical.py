@@ -139,7 +139,8 @@ def test_of_torch_modules(run):
     assert len(parts) == 2
     code, _, err = run("torch_nets:cnn", "images.npy", "--channels", "first", "--format", "zarr")
     assert code == 2
-    assert "already" in err
+    assert "another job" in err
+    assert "--overwrite" in err
     assert run("torch_nets:Net", "rows.npz", "--dtype", "float64", "--out", "n", "--outputs", "diagonal")[0] == 0
     assert np.load("n/kernel.npy").shape == (7, 7, 2)
     assert np.load("n/eigenvalues.npy").shape == (2, 7)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import ntkit
@@ -116,6 +117,14 @@ class Architecture:
     def examples(self, x: Any) -> Any:
         """Rows as the network itself takes them."""
         return x.reshape(len(x), *self.image) if self.network_name == "cntk" else x
+
+    def record(self) -> dict[str, Any]:
+        """What a saved model and `--json` say of it."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def recorded(record: Mapping[str, Any]) -> "Architecture":
+        return Architecture(**{**record, "image": tuple(record.get("image", ()))})
 
     def __str__(self) -> str:
         if self.network_name == "cntk":

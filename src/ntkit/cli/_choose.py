@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 import ntkit
 from ntkit.cli._architecture import Architecture
+from ntkit.cli._own import OwnNetwork
 from ntkit.errors import InputError
 from ntkit.predict import Candidate, KFold, tune
 from ntkit.predict._evaluate import evaluate
@@ -85,9 +86,9 @@ class Criterion(StrEnum):
 class Choice:
     """The best network and ridge, and all that were tried: (network, its best ridge's scores), best first."""
 
-    architecture: Architecture
+    architecture: Architecture | OwnNetwork
     alpha: float
-    tried: tuple[tuple[Architecture, Candidate], ...]
+    tried: tuple[tuple[Architecture | OwnNetwork, Candidate], ...]
     examples: int
     criterion: Criterion
 
@@ -97,7 +98,7 @@ class Choice:
 
     def record(self) -> dict[str, object]:
         """What `--json` says of it."""
-        found = {"network": vars(self.architecture), "alpha": self.alpha, "tried": len(self.tried)}
+        found = {"network": self.architecture.record(), "alpha": self.alpha, "tried": len(self.tried)}
         return found | {"criterion": str(self.criterion), "criterion_value": self.criterion.of(self.best)}
 
 
@@ -114,7 +115,7 @@ def candidates(
 
 
 def choose(
-    options: Sequence[Architecture],
+    options: Sequence[Architecture | OwnNetwork],
     x: Float[np.ndarray, "n d"],
     y: Float[np.ndarray, "n *o"],
     *,
@@ -163,12 +164,17 @@ class _Together(eqx.Module):
 
 
 def matrices(
-    options: Sequence[Architecture], x: Float[np.ndarray, "n d"], memory: str | None, step: Callable[[str], None]
-) -> Iterator[tuple[Architecture, Array]]:
+    options: Sequence[Architecture | OwnNetwork],
+    x: Float[np.ndarray, "n d"],
+    memory: str | None,
+    step: Callable[[str], None],
+) -> Iterator[tuple[Architecture | OwnNetwork, Array]]:
     """Each network with its kernel matrix: one program for each activation, two compiling at a time."""
 
-    def compute(group: list[Architecture]) -> tuple[Array, ...]:
+    def compute(group: list[Architecture | OwnNetwork]) -> tuple[Array, ...]:
         with jax.enable_x64(True):  # a setting of the thread
+            if len(group) == 1:
+                return (evaluate(group[0].as_kernel(), x, memory=memory),)
             return evaluate(_Together(tuple(net.as_kernel() for net in group)), x, memory=memory)
 
     groups = [list(group) for _, group in itertools.groupby(options, lambda net: net.activation)]

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 # A wide line is better than a broken path where nobody looks at a terminal.
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, highlight=False)
+# Of a command: what typer hands over is of the class that `typer.Context` derives from.
+Context: Any = typer.Context.__base__
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -2,9 +2,6 @@
 
 import abc
 import collections
-import contextlib
-import os
-import shutil
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
@@ -17,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import ntkit
-from ntkit._files import atomically
 from ntkit.cli._network import Network, told
-from ntkit.errors import ComputationError, InputError, NtkitError
+from ntkit.errors import InputError, NtkitError
 
 
 class Outputs(StrEnum):
@@ -126,8 +122,8 @@ class OfJax(Engine):
         options: dict[str, Any] = {"memory": self.memory, "progress": progress, "overwrite": overwrite}
         if list(places) == [""]:
             return {"": ntkit.gram(self.kernel, self.x, out=places[""], **options)}
-        fields = dict(zip(places, ["whole", *(f"layer{i}" for i in range(len(places) - 1))], strict=True))
-        apart = _Apart(self.kernel, collections.namedtuple("Parts", fields.values()))
+        fields = _fields(places)
+        apart = _Apart(self.kernel, _parts(fields))
         found = ntkit.gram(apart, self.x, out={fields[name]: path for name, path in places.items()}, **options)
         return dict(zip(places, found, strict=True))
 
@@ -153,23 +149,23 @@ class _Apart(eqx.Module):
 
 
 class OfTorch(Engine):
-    """In memory, by the module's own blocks."""
+    """Through `ntkit.gram` as well: a tile is a block of the module's own."""
 
     def __init__(self, network: Network, x: np.ndarray, tokens: bool, dtype: str | None, outputs: str, only: Any,
                  memory: str):  # fmt: skip
-        from ntkit.torch.arrays import OnArrays
+        from ntkit.torch import OnArrays
 
-        options: Any = {"outputs": outputs, "only": only, "memory": memory, "dtype": dtype}
+        options: Any = {"outputs": outputs, "only": only, "memory": memory, "dtype": dtype, "whole": tokens}
         self.kernel = OnArrays(network.function, network.params, **options)
         self.dtype, self.names = self.kernel.dtype, self.kernel.wanted
-        self.x = self.kernel.tensor(x, whole=tokens)
+        self.x = np.asarray(x, self.dtype)
         if self.kernel.predicts:
             self.notes = (
                 "The network is in training mode; its kernel is that of the network as it predicts, `eval()`.",
             )
 
     def try_once(self) -> None:
-        self.kernel.outputs(self.x[:1])
+        self.kernel.check_examples(self.x[:1])
 
     @cached_property
     def _plan(self) -> Any:
@@ -185,34 +181,37 @@ class OfTorch(Engine):
         return str(self._plan), found | {"jacobian_bytes": self._plan.jacobian, "parameters": lines}
 
     def write(self, places: dict[str, Path], *, progress: bool, overwrite: bool) -> dict[str, Any]:
-        taken = [path for path in places.values() if path.exists()]
-        if taken and not overwrite:
-            raise InputError(f"`--out`: there is {str(taken[0])!r} already. Replace it with `--overwrite`.")
+        # The kernel keeps to the budget itself.
+        options: dict[str, Any] = {"memory": None, "progress": progress, "overwrite": overwrite}
         if list(places) == [""]:
-            found = {"": self.kernel(self.x, progress=progress)}
-        else:
-            parts = self.kernel.by_layer(self.x, progress=progress)
-            found = {"": np.sum(list(parts.values()), axis=0, dtype=self.dtype), **parts}
-        for name, path in places.items():
-            if not np.isfinite(found[name]).all():
-                raise ComputationError("The kernel has entries that are not finite: scale the inputs, or use float64.")
-            _save(path, found[name])
-        return found
+            return {"": ntkit.gram(self.kernel, self.x, out=places[""], **options)}
+        fields = _fields(places)
+        apart = _ApartOnHost(self.kernel, fields)
+        found = ntkit.gram(apart, self.x, out={fields[name]: path for name, path in places.items()}, **options)
+        return dict(zip(places, found, strict=True))
 
 
-def _save(path: Path, values: np.ndarray) -> None:
-    """Whole or not at all."""
-    if path.suffix == ".npy":
-        with atomically(path) as draft:
-            np.save(draft, values)
-        return
-    import zarr
+class _ApartOnHost:
+    """As `_Apart`, of a torch network: see `ntkit.gram.host`."""
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp.zarr")
-    try:
-        zarr.save_array(draft, values)  # pyright: ignore[reportArgumentType]
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
-        draft.rename(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    on_host = True
+
+    def __init__(self, kernel: Any, fields: dict[str, str]):
+        self._kernel, self._fields = kernel, fields
+        self.side, self.check_examples, self.program = kernel.side, kernel.check_examples, kernel.program
+
+    def __repr__(self) -> str:
+        return f"each parameter of {self._kernel!r}"
+
+    def __call__(self, x1: Any, x2: Any = None, *, told: Any = None) -> Any:
+        found = self._kernel.by_layer(x1, x2, told=told)
+        return _parts(self._fields)(sum(found.values()), *found.values())
+
+
+def _fields(places: dict[str, Path]) -> dict[str, str]:
+    """A word for each place: what a tuple of kernels names its fields by."""
+    return dict(zip(places, ["whole", *(f"layer{i}" for i in range(len(places) - 1))], strict=True))
+
+
+def _parts(fields: dict[str, str]) -> Any:
+    return collections.namedtuple("Parts", fields.values())

@@ -18,6 +18,7 @@ from jaxtyping import Float, Shaped
 import ntkit
 from ntkit._files import atomically
 from ntkit.cli._architecture import Architecture
+from ntkit.cli._own import OwnNetwork
 from ntkit.cli._scaling import Scaling
 from ntkit.data import Dataset
 from ntkit.errors import ComputationError, InputError
@@ -25,7 +26,7 @@ from ntkit.gram.run import NotFiniteError
 
 FORMAT = "ntkit-model"
 # Raised when a file changes its meaning; a reader refuses what is above its own.
-VERSION = 2
+VERSION = 3
 # Test examples whose kernel with the training examples is held at once.
 BLOCK = 2048
 
@@ -50,7 +51,7 @@ class Model:
     """
 
     task: str
-    architecture: Architecture
+    architecture: Architecture | OwnNetwork
     alpha: float
     scaling: Scaling
     inputs: Float[np.ndarray, "n d"]
@@ -119,7 +120,7 @@ class Model:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             (arrays if isinstance(value, np.ndarray) else plain)[field.name] = value
-        plain["architecture"], plain["scaling"] = dataclasses.asdict(self.architecture), self.scaling.kind
+        plain["architecture"], plain["scaling"] = self.architecture.record(), self.scaling.kind
         arrays |= {"scaling.shift": self.scaling.shift, "scaling.scale": self.scaling.scale}
         header = {"format": FORMAT, "version": VERSION, "ntkit": ntkit.__version__, "arrays": sorted(arrays)} | plain
         with atomically(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as file:
@@ -169,7 +170,7 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     fields = {field.name for field in dataclasses.fields(Model)}
     plain = {name: value for name, value in header.items() if name in fields}
     known = plain["architecture"]
-    plain["architecture"] = Architecture(**known | {"image": tuple(known.get("image", ()))})
+    plain["architecture"] = (OwnNetwork if "own" in known else Architecture).recorded(known)
     plain["columns"] = tuple(plain["columns"])
     shift, scale = arrays.pop("scaling.shift"), arrays.pop("scaling.scale")
     plain["scaling"] = Scaling(plain["scaling"], shift, scale)
@@ -197,7 +198,7 @@ def _is_finite(value: Any) -> bool:
 def fit_model(
     dataset: Dataset,
     scaling: Scaling,
-    architecture: Architecture,
+    architecture: Architecture | OwnNetwork,
     alpha: float,
     *,
     memory: str | None = None,

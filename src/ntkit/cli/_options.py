@@ -3,13 +3,14 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ntkit._check import parse_memory
 from ntkit.cli._architecture import Architecture
 from ntkit.cli._choose import Criterion
+from ntkit.cli._own import Channels
 from ntkit.data import NAMES, Dataset, image_shape
 from ntkit.errors import InputError
 
@@ -105,6 +106,36 @@ NetworkOption = Annotated[
     Network,
     typer.Option("--network", help="mlp: dense layers; cntk: convolutions of 3 x 3, for images.", rich_help_panel=_NET),
 ]
+
+
+def _network(text: str) -> str:
+    if ":" not in text and text not in list(Network):
+        raise typer.BadParameter(f"it must be {', '.join(Network)} or module:attribute, but is {text!r}.")
+    return text
+
+
+NetworkOrOwn = Annotated[
+    str,
+    typer.Option(
+        "--network",
+        parser=_network,
+        metavar="<mlp|cntk|module:attribute>",
+        help="mlp: dense layers; cntk: convolutions of 3 x 3, for images; or a network of your own, as for `ntkit "
+        "empirical`.",
+        rich_help_panel=_NET,
+    ),
+]
+ChannelsOption = Annotated[
+    Channels,
+    typer.Option(
+        help="Where a network of your own wants the channels of images; rows: flattened; none: all as the data has it.",
+        rich_help_panel=_NET,
+    ),
+]
+TokensOption = Annotated[
+    bool,
+    typer.Option("--tokens", help="The network of your own takes whole numbers, such as tokens.", rich_help_panel=_NET),
+]
 PoolingOption = Annotated[
     Pooling | None, typer.Option("--pooling", help="Of cntk, at its end; flatten if not given.", rich_help_panel=_NET)
 ]
@@ -144,7 +175,7 @@ def base_of(network: Network, pooling: Pooling | None) -> Architecture:
     return Architecture.of_options(2, "relu", None, None, None, 0, "ntk", *how)
 
 
-def check_image(net: Architecture, shape: tuple[int, ...], source: str) -> None:
+def check_image(net: Any, shape: tuple[int, ...], source: str) -> None:
     """Refuses images of another shape than the network's; rows are images of its shape, if they are long enough."""
     if not net.image or len(shape) == 1:
         return

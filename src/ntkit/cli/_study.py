@@ -100,6 +100,7 @@ def study(
     how: Any = {"memory": "1GiB" if base.image else None, "most": MOST, "step": step}
     choice = choose(options, x, problem.y, criterion=criterion, seed=seed, **how)
     net, alpha, chosen = choice.architecture, choice.alpha, clock.seconds
+    assert isinstance(net, Architecture)  # as all options are
     step("both kernels")
     clock = Clock()
     known = _Known.of(net, x, x_test)

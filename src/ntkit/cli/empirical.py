@@ -11,10 +11,10 @@ import typer
 from ntkit import data as sets
 from ntkit._files import atomically
 from ntkit.cli import _options as o
-from ntkit.cli._architecture import image_of
 from ntkit.cli._console import Clock, err, out, print_json
 from ntkit.cli._empirical import Method, Outputs, engine_of
 from ntkit.cli._network import importable_here, load_network
+from ntkit.cli._own import Channels, Layout
 from ntkit.cli._scaling import Scaling
 from ntkit.cli._summary import alignment, eigenvalues, mean_of_outputs
 from ntkit.cli.kernel import examples_of
@@ -22,15 +22,6 @@ from ntkit.errors import InputError
 from ntkit.predict import one_hot
 
 _NET = "Network"
-
-
-class Channels(StrEnum):
-    """How the network wants images."""
-
-    first = "first"
-    last = "last"
-    rows = "rows"
-    none = "none"
 
 
 class Format(StrEnum):
@@ -59,16 +50,8 @@ def empirical(
     method: Annotated[
         Method, typer.Option(help="How a kernel of JAX is computed; auto counts.", rich_help_panel=_NET)
     ] = Method.auto,
-    channels: Annotated[
-        Channels,
-        typer.Option(
-            help="Where the network wants the channels of images; rows: flattened; none: all as the data has it.",
-            rich_help_panel=_NET,
-        ),
-    ] = Channels.none,
-    tokens: Annotated[
-        bool, typer.Option("--tokens", help="The network takes whole numbers, such as tokens.", rich_help_panel=_NET)
-    ] = False,
+    channels: o.ChannelsOption = Channels.none,
+    tokens: o.TokensOption = False,
     dtype: Annotated[
         o.Dtype | None, typer.Option(help="The network's own if not given.", rich_help_panel="Run")
     ] = None,
@@ -87,11 +70,11 @@ def empirical(
 ) -> None:
     """Compute the NTK of a network that exists, of JAX or torch, with its plan and its spectrum.
 
-    Stopped in any way, the same command goes on where it was, if the network is of JAX.
+    Stopped in any way, the same command goes on where it was.
     """
     clock = Clock()
     o.check_memory(memory)
-    x, y, kind = _read(data, labels, target, header, n, seed, _laid_out(channels, image), scale, tokens)
+    x, y, kind = _read(data, labels, target, header, n, seed, (channels, image), scale, tokens)
     with importable_here():
         loaded = load_network(network)
         engine = engine_of(
@@ -128,23 +111,9 @@ def empirical(
         _show(found, kind)
 
 
-def _laid_out(channels: Channels, image: str | None) -> Any:
-    """From rows and the shape of an example in the data to what the network is given."""
-
-    def laid(x: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
-        if channels in ("none", "rows"):
-            if image is not None:
-                raise InputError("`--image` says how rows are images: give `--channels first` or `last` with it.")
-            return x if channels == "rows" else x.reshape(len(x), *shape)
-        images = x.reshape(len(x), *image_of(shape, source, image, f"`--channels {channels}`"))
-        return np.moveaxis(images, -1, 1) if channels == "first" else images
-
-    return laid
-
-
 def _read(
-    data: str, labels: bool, target: str | None, header: bool | None, n: int | None, seed: int, laid: Any,
-    scale: o.Scale, tokens: bool,
+    data: str, labels: bool, target: str | None, header: bool | None, n: int | None, seed: int,
+    layout: tuple[Channels, str | None], scale: o.Scale, tokens: bool,
 ) -> tuple[np.ndarray, np.ndarray | None, str]:  # fmt: skip
     """Examples as the network takes them, the targets as columns if asked for, and of which kind they are."""
     y, kind = None, ""
@@ -163,7 +132,7 @@ def _read(
             f"`--tokens`, but {data} has numbers that are not whole (8-bit ones are taken for pixels): save int32."
         )
     x = x if scale == "none" else Scaling.of(x, scale.value)(x)
-    return laid(x, shape, data), y, kind
+    return Layout.of(shape, data, *layout)(x), y, kind
 
 
 def _places(folder: Path, suffix: str, names: list[str]) -> dict[str, Path]:

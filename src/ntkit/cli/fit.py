@@ -1,5 +1,6 @@
 """`ntkit fit`: a data set in, a saved model out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,14 +22,16 @@ from ntkit.cli._choose import (
     candidates,
     choose,
 )
-from ntkit.cli._console import Clock, err, out, print_json, steps
+from ntkit.cli._console import Clock, Context, err, out, print_json, steps
 from ntkit.cli._model import fit_model
+from ntkit.cli._own import Channels, Layout, OwnNetwork, check_options, is_own
 from ntkit.cli._scaling import Scaling
 from ntkit.errors import InputError
 from ntkit.predict import one_hot
 
 
 def fit(
+    ctx: Context,
     data: o.Data,
     out_path: Annotated[
         Path, typer.Option("--out", help="Where the model goes.", parser=o.path, metavar="<path>")
@@ -42,11 +45,13 @@ def fit(
         o.Scale | None,
         typer.Option(
             help="standard: every feature to mean 0 and deviation 1; sphere: every example to mean square 1. standard, "
-            "and sphere with cntk, if not given.",
+            "with cntk sphere, and with a network of your own none, if not given.",
             rich_help_panel="Data",
         ),
     ] = None,
-    network: o.NetworkOption = o.Network.mlp,
+    network: o.NetworkOrOwn = "mlp",
+    channels: o.ChannelsOption = Channels.none,
+    tokens: o.TokensOption = False,
     pooling: o.PoolingOption = None,
     depth: Annotated[
         int | None,
@@ -74,7 +79,8 @@ def fit(
 ) -> None:
     """Fit a regressor or a classifier to a data set and save it.
 
-    Depth, activation and ridge are chosen by --criterion where they are not given.
+    Depth, activation and ridge are chosen by --criterion where they are not given. A network of your own is not saved
+    with the model: `ntkit predict` is told where it is.
     """
     clock = Clock()
     o.check_out(out_path)
@@ -83,22 +89,23 @@ def fit(
         raise InputError(f"`--alpha` must be a positive number, but is {alpha}.")
     dataset = sets.load(data, target=o.column(target), header=header, kind=None if task is None else task.value)
     dataset = dataset if n is None else sets.sample(dataset, n, seed=seed)
-    images = network == "cntk"
-    shallow = depth if depth is not None else 2 if images else fixed_layers
-    about_net = (
-        w_std,
-        b_std,
-        beta,
-        fixed_layers,
-        kernel.value,
-        network.value,
-        None if pooling is None else pooling.value,
-    )
-    base = Architecture.of_options(shallow, activation or "relu", *about_net).on(dataset.shape, data, image)
-    depths = (DEPTHS_OF_IMAGES if images else DEPTHS) if depth is None else (depth,)
-    activations = (ACTIVATIONS_OF_IMAGES if images else ACTIVATIONS) if activation is None else (activation,)
-    options = candidates(base, depths, activations)
-    scaling = Scaling.of(dataset.x, (scale or (o.Scale.sphere if images else o.Scale.standard)).value)
+    check_options(ctx, network)
+    options: Sequence[Architecture | OwnNetwork]
+    if is_own(network):
+        if kernel != "ntk":
+            raise InputError(f"`--kernel {kernel}` is of infinite networks; `{network}` is a finite one.")
+        layout = Layout.of(dataset.shape, data, channels, image, tokens)
+        own = OwnNetwork.load(ctx, network, layout, memory=memory)
+        scaling = Scaling.of(dataset.x, (scale or o.Scale.none).value)
+        own.try_on(scaling(dataset.x[:3]))
+        options = [own]
+    else:
+        images, end = network == "cntk", None if pooling is None else pooling.value
+        scaling = Scaling.of(dataset.x, (scale or (o.Scale.sphere if images else o.Scale.standard)).value)
+        shallow = depth if depth is not None else 2 if images else fixed_layers
+        scales = (w_std, b_std, beta, fixed_layers)
+        base = Architecture.of_options(shallow, activation or "relu", *scales, kernel.value, network, end)
+        options = _candidates(base.on(dataset.shape, data, image), depth, activation)
     labels = one_hot(dataset.y).y if dataset.kind == "classification" else _normal(dataset.y)
     if len(dataset.x) < 2:
         raise InputError(f"{dataset.source} has one example; a model is fitted to two or more.")
@@ -134,6 +141,14 @@ def fit(
         error = choice.best.loo_error**0.5
         out.print(f"root mean squared leave-one-out error {error:.4f} of the target's standard deviation")
     out.print(f"{out_path}: {format_bytes(out_path.stat().st_size)}, {clock.seconds:.1f} s", markup=False)
+
+
+def _candidates(base: Architecture, depth: int | None, activation: str | None) -> list[Architecture]:
+    """Like `base`, with the depths and activations that are not given open."""
+    images = base.network_name == "cntk"
+    depths = (DEPTHS_OF_IMAGES if images else DEPTHS) if depth is None else (depth,)
+    activations = (ACTIVATIONS_OF_IMAGES if images else ACTIVATIONS) if activation is None else (activation,)
+    return candidates(base, depths, activations)
 
 
 def _score(choice: Choice, kind: str) -> dict[str, float | None]:

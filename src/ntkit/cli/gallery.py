@@ -1,7 +1,7 @@
 """`ntkit gallery`: the published experiments, listed; and one command for each."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -10,7 +10,7 @@ from rich.table import Table
 from ntkit import data as sets
 from ntkit import gallery as room
 from ntkit.cli import _options as o
-from ntkit.cli._console import Clock, err, out, print_json, steps
+from ntkit.cli._console import Clock, Context, err, out, print_json, steps
 from ntkit.errors import InputError
 
 TRAIN, TEST = 2000, 1000
@@ -23,12 +23,8 @@ gallery = typer.Typer(
 )
 
 
-# What typer hands over is of the class that `typer.Context` derives from.
-_Context: Any = typer.Context.__base__
-
-
 @gallery.callback()
-def list_experiments(context: _Context, json: o.Json = False) -> None:
+def list_experiments(context: Context, json: o.Json = False) -> None:
     """List the experiments."""
     if context.invoked_subcommand:
         return

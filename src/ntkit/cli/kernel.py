@@ -11,20 +11,24 @@ import ntkit
 from ntkit import data as sets
 from ntkit.cli import _options as o
 from ntkit.cli._architecture import Architecture
-from ntkit.cli._console import Clock, err, out, print_json
+from ntkit.cli._console import Clock, Context, err, out, print_json
+from ntkit.cli._own import Channels, Layout, OwnNetwork, check_options, is_own
 from ntkit.data._load import inputs_of
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram.run import NotFiniteError
 
 
 def kernel(
+    ctx: Context,
     data: o.Data,
     out_path: Annotated[
         Path, typer.Option("--out", help="Where it goes: .npy or .zarr.", parser=o.path, metavar="<path>")
     ],
     data2: Annotated[str | None, typer.Option(help="Other examples: the columns of the matrix.")] = None,
     kind: Annotated[o.KindOrBoth, typer.Option(help="Which kernel; both in one pass.")] = o.KindOrBoth.ntk,
-    network: o.NetworkOption = o.Network.mlp,
+    network: o.NetworkOrOwn = "mlp",
+    channels: o.ChannelsOption = Channels.none,
+    tokens: o.TokensOption = False,
     pooling: o.PoolingOption = None,
     depth: o.Depth = 3,
     activation: o.Activation = "relu",
@@ -50,24 +54,23 @@ def kernel(
     clock = Clock()
     o.check_out(out_path, (".npy", ".zarr"))
     o.check_memory(memory)
-    net = Architecture.of_options(
-        depth,
-        activation,
-        w_std,
-        b_std,
-        beta,
-        fixed_layers,
-        kind.value if kind != "both" else "ntk",
-        network.value,
-        None if pooling is None else pooling.value,
-    )
+    check_options(ctx, network)
     x1, shape = examples_of(data, target, header, n, seed)
-    net = net.on(shape, data, image)
+    if is_own(network):
+        layout = Layout.of(shape, data, channels, image, tokens)
+        net = OwnNetwork.load(ctx, network, layout, dtype.value, memory)
+    else:
+        which, end = kind.value if kind != "both" else "ntk", None if pooling is None else pooling.value
+        net = Architecture.of_options(depth, activation, w_std, b_std, beta, fixed_layers, which, network, end)
+        net = net.on(shape, data, image)
+    computed = net.of_kind(kind)
     x2 = None
     if data2 is not None:
         x2, shape = examples_of(data2, target, header, None, seed)
         o.check_image(net, shape, data2)
     x1, x2 = scaled(x1, x2, scale)
+    if isinstance(net, OwnNetwork):
+        net.try_on(x1)
     where = _places(out_path, kind)
     if not json:
         shape = f"{len(x1)} x {len(x1 if x2 is None else x2)}"
@@ -76,7 +79,7 @@ def kernel(
             err.print(f"Every column of {data} is a feature; name one that is not with --target.", markup=False)
     options: dict[str, Any] = {"memory": memory, "progress": not json, "dtype": dtype.value, "overwrite": overwrite}
     try:
-        result = ntkit.gram(net.of_kind(kind), x1, x2, out=where, **options)
+        result = ntkit.gram(computed, x1, x2, out=where, **options)
     except NotFiniteError as error:
         _remove(where)
         raise ComputationError(
@@ -88,7 +91,7 @@ def kernel(
     if json:
         print_json(
             {"kind": kind.value, "files": paths, "shape": shape, "dtype": dtype.value}
-            | {"network": vars(net) | {"kernel": kind.value}, "seconds": round(clock.seconds, 3)}
+            | {"network": net.record() | {"kernel": kind.value}, "seconds": round(clock.seconds, 3)}
         )
     else:
         for path in dict.fromkeys(paths.values()):

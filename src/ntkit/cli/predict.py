@@ -1,6 +1,7 @@
 """`ntkit predict`: a saved model and a data set in, a CSV of predictions out."""
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,15 @@ import typer
 from ntkit import data as sets
 from ntkit._files import atomically
 from ntkit.cli import _options as o
-from ntkit.cli._console import Clock, err, out, print_json, steps
+from ntkit.cli._console import Clock, Context, err, out, print_json, steps
 from ntkit.cli._model import BLOCK, Model, Predictions, load_model
+from ntkit.cli._own import OwnNetwork
 from ntkit.data._load import Split, has_test_inputs, inputs_of
 from ntkit.errors import InputError
 
 
 def predict(
+    ctx: Context,
     model: Annotated[Path, typer.Argument(help="What `ntkit fit` saved.")],
     data: Annotated[str, typer.Argument(help="A .csv, .npy or .npz file; or a name.")],
     out_path: Annotated[
@@ -26,6 +29,12 @@ def predict(
     split: Annotated[
         o.Split | None,
         typer.Option(help="Which examples of data that has both; its test examples if not given."),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="module:attribute: where the network of your own is that the model was fitted with. Its code is run.",
+        ),
     ] = None,
     memory: o.Memory = "1GiB",
     json: o.Json = False,
@@ -38,6 +47,12 @@ def predict(
     o.check_out(out_path, (".csv",))
     o.check_memory(memory)
     fitted = load_model(model)
+    own = fitted.architecture
+    if network is not None:
+        if not isinstance(own, OwnNetwork):
+            raise InputError(f"`--network`, but {model.name} was fitted with a network that ntkit makes: {own}.")
+        fitted = dataclasses.replace(fitted, architecture=own.bound(ctx, network, memory))
+    fitted.architecture.as_kernel()  # refused before anything is read
     chosen = split_of(data, None if split is None else split.value)
     x = read_inputs(fitted, data, header, chosen)
     rows = {"train": "training examples of ", "test": "test examples of ", None: "examples of "}[chosen] + data

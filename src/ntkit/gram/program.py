@@ -19,7 +19,7 @@ from ntkit.errors import InputError, NtkitError
 from ntkit.gram.plan import Kind, Plan
 
 # How a value with trailing axes is mirrored: K(y, x)[b, a] = K(x, y)[a, b].
-_MIRROR = {2: (1, 0), 3: (1, 0, 2), 4: (1, 0, 3, 2)}
+MIRROR = {2: (1, 0), 3: (1, 0, 2), 4: (1, 0, 3, 2)}
 
 
 class Static:
@@ -87,7 +87,7 @@ def _run_diagonal(static: Static, dynamic: Any, x: Array) -> Any:
 @jax.jit
 def mirror_image(values: Any) -> Any:
     """The values of tile (j, i), given those of (i, j)."""
-    return jax.tree.map(lambda leaf: leaf.transpose(_MIRROR[leaf.ndim]), values)
+    return jax.tree.map(lambda leaf: leaf.transpose(MIRROR[leaf.ndim]), values)
 
 
 @jax.jit
@@ -97,7 +97,7 @@ def symmetric(values: Any, diagonal: Any) -> Any:
     def whole(leaf: Array, own: Array) -> Array:
         place = np.arange(len(leaf)).reshape((-1,) + (1,) * (leaf.ndim - 1))
         across = place.swapaxes(0, 1)
-        folded = jnp.where(place < across, leaf, leaf.transpose(_MIRROR[leaf.ndim]))
+        folded = jnp.where(place < across, leaf, leaf.transpose(MIRROR[leaf.ndim]))
         return jnp.where(place == across, own[:, None], folded)
 
     return jax.tree.map(whole, values, diagonal)
@@ -136,7 +136,7 @@ class Program:
         self._traced_parts = dict(zip(parts, traced, strict=True))
         self._compiled: dict[str, Callable] = {}
         self.struct = self._traced_parts[parts[0]].out_info
-        _check_values(self.struct, plan.tile, dtype)
+        check_values(self.struct, plan.tile, dtype)
         if "diagonal" in parts:
             _check_diagonal(self._traced_parts["diagonal"].out_info, self.struct)
 
@@ -294,9 +294,9 @@ def written_in_jax() -> Iterator[None]:
         ) from error
 
 
-def _check_values(struct: Any, tile: tuple[int, int], dtype: np.dtype) -> None:
+def check_values(struct: Any, tile: tuple[int, int], dtype: np.dtype) -> None:
     for leaf in jax.tree.leaves(struct):
-        if leaf.shape[:2] != tile or leaf.ndim not in _MIRROR:
+        if leaf.shape[:2] != tile or leaf.ndim not in MIRROR:
             raise InputError(
                 f"`kernel` must return an (n, m) array, or a named tuple of such arrays, for n and m examples, but for "
                 f"{tile[0]} and {tile[1]} examples it returns shape {leaf.shape}."

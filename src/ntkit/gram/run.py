@@ -15,6 +15,7 @@ import numpy as np
 from ntkit._check import HostArray, check_inputs, check_same_features, format_bytes, parse_memory
 from ntkit._progress import GLANCE, Meter, Progress
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram.host import HostBlocks, HostProgram, check_host, in_turn, on_host
 from ntkit.gram.identity import identity
 from ntkit.gram.masked import packed
 from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
@@ -70,6 +71,8 @@ def gram(
     dtype, or for a full disk. Ctrl-C stops after the tiles in progress; what is written to `out` stays valid.
     """
     masked = isinstance(x1, Masked) or isinstance(x2, Masked)
+    if on_host(kernel):
+        check_host(kernel, masked)
     kernel, x1, x2 = packed(kernel, x1, x2)
     x1, x2, width = _inputs(x1, x2, dtype)
     budget = parse_memory(memory)
@@ -123,7 +126,7 @@ class _Job:
         self, kernel: Callable, x1: HostArray, x2: HostArray | None, dtype: np.dtype, budget: float, sides: Any
     ):
         self.kernel, self.dtype, self.budget, self.sides = kernel, dtype, budget, sides
-        self.devices = _devices_for(x1)
+        self.devices: list[Any] = [None] if on_host(kernel) else _devices_for(x1)
         self.device = self.devices[0]
         self.x1 = np.asarray(x1) if isinstance(x1, jax.Array) else x1
         self.x2 = np.asarray(x2) if isinstance(x2, jax.Array) else x2
@@ -173,6 +176,9 @@ class _Job:
     def _first_plan(self) -> Plan:
         if self.sides is not None:
             return self._plan(self.sides)
+        if on_host(self.kernel):
+            side = self.kernel.side(np.asarray(self.x1[:1], self.dtype), max(len(self.x1), len(self.columns)))
+            return self._plan((side, side))
         most = PAIRS if self.device.platform == "cpu" else PAIRS_ON_ACCELERATOR
         weigh = getattr(self.kernel, "weight", None)
         if weigh is not None and (weight := weigh(self.x1.shape[1:])) > 1:
@@ -186,11 +192,15 @@ class _Job:
     def _planned(self, pairs: int) -> Plan:
         return plan_for(len(self.x1), len(self.columns), self.symmetric, pairs)
 
-    def _program(self, plan: Plan, device: Any = None) -> Program:
+    def _program(self, plan: Plan, device: Any = None) -> Program | HostProgram:
+        if on_host(self.kernel):
+            return HostProgram(self.kernel, plan, np.asarray(self.x1[:1], self.dtype), self.dtype)
         shapes = (self.x1.shape[1:], self.columns.shape[1:])
         return Program(self.kernel, plan, shapes, self.dtype, self.device if device is None else device)
 
-    def _compiled(self, program: Program, progress: bool = False) -> tuple[Program, "_Room"]:
+    def _compiled(
+        self, program: Program | HostProgram, progress: bool = False
+    ) -> tuple[Program | HostProgram, "_Room"]:
         """The program, its tiles made smaller until the compiler's own count of one tile's memory fits the budget."""
         while True:
             room = _Room(self, program, program.compile(progress))
@@ -206,7 +216,7 @@ class _Job:
             fewer = int(pairs * min(0.5, 0.8 * self.budget / room.needed))
             program = self._program(self._planned(max(1, fewer)))
 
-    def _execute(self, program: Program, room: "_Room", store: Store, progress: Progress) -> None:
+    def _execute(self, program: Program | HostProgram, room: "_Room", store: Store, progress: Progress) -> None:
         todo = [tile for tile in program.plan.tiles() if tile.index not in store.done]
         meter = Meter(progress, len(program.plan) - len(todo), len(program.plan))
         places = [self._place(program, device, room) for device in self.devices[: len(todo)] or self.devices[:1]]
@@ -219,12 +229,17 @@ class _Job:
             store.write(tile, leaves, mirrors)
 
         try:
+            if isinstance(program, HostProgram):
+                return in_turn(todo, work, program, meter)
             run_all(todo, work, max(room.workers(len(todo)), len(places)), program.mode.x64, meter)
         finally:
             meter.close()
 
-    def _place(self, program: Program, device: Any, room: "_Room") -> tuple[Program, Blocks, Blocks]:
+    def _place(self, program: Program | HostProgram, device: Any, room: "_Room") -> tuple[Any, Any, Any]:
         """The program and the inputs on a device: each runs whole tiles."""
+        if isinstance(program, HostProgram):
+            height, width = program.plan.tile
+            return program, HostBlocks(self.x1, height, self.dtype), HostBlocks(self.columns, width, self.dtype)
         if device != program.device:
             program = self._program(program.plan, device)
             program.compile()
@@ -284,7 +299,7 @@ def _keeping(store: Store, paths: list[Path], tiles: int) -> Iterator[None]:
 class _Room:
     """How the budget is spent: so many tiles at a time, and the rest on inputs kept on the device."""
 
-    def __init__(self, job: _Job, program: Program, tile_bytes: int):
+    def __init__(self, job: _Job, program: Program | HostProgram, tile_bytes: int):
         height, width = program.plan.tile
         row = int(np.prod(job.x1.shape[1:])) * job.dtype.itemsize
         # Twice the tile, since JAX frees one while the next already runs. Each input on the host, cast and filled up,

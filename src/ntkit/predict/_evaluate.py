@@ -9,6 +9,7 @@ import numpy as np
 
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram import gram
+from ntkit.gram.host import on_host
 from ntkit.gram.program import is_dynamic, written_in_jax
 from ntkit.kernels import check_examples
 
@@ -59,7 +60,7 @@ def evaluate(
     """kernel(x1, x2) on the device, checked; a pair of matrices for a kernel that returns two."""
     check_kernel(kernel)
     size = x1.shape[0] * (x1 if x2 is None else x2).shape[0]
-    if size > _ONE_PIECE or memory is not None:
+    if size > _ONE_PIECE or memory is not None or on_host(kernel):
         result = _tiled(kernel, x1, x2, memory, progress)
     else:
         check_examples(kernel, jnp.asarray(x1[:3]))
@@ -71,6 +72,8 @@ def evaluate(
 
 def evaluate_diagonal(kernel: Any, x: np.ndarray) -> Any:
     """kernel.diagonal(x) on the device; a pair for a kernel that returns two."""
+    if on_host(kernel):
+        return jnp.asarray(np.asarray(kernel.diagonal(x), x.dtype))
     return _jit_diagonal(*_split(kernel), jnp.asarray(x))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit.errors import ComputationError, InputError
+from ntkit.gram.host import on_host
 from ntkit.kernels import settled
 from ntkit.linalg import CG, Cholesky, CholeskySolver, KernelOperator, MatrixOperator, Statistics
 from ntkit.linalg.cg import CGSolver
@@ -244,6 +245,11 @@ def _solver(kernel, x, noise, method, matrix, dtype, memory, progress) -> Choles
     noise = jnp.asarray(noise)
     if isinstance(method, CG):
         if method.block is not None and matrix is None:
+            if on_host(kernel):
+                raise InputError(
+                    "`CG(block=...)` computes the kernel anew inside a compiled loop, which a kernel of torch cannot "
+                    "enter. Leave `block` out, or pass `matrix=ntkit.gram(kernel, x, out=...)`."
+                )
             operator = KernelOperator(kernel, jnp.asarray(x), noise, min(method.block, x.shape[0]))
         else:
             operator = MatrixOperator(parse_matrix(kernel, x, matrix, dtype, memory, progress), noise)

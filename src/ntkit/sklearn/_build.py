@@ -46,10 +46,11 @@ def kernel_of(kernel: Any, **architecture: Any) -> Any:
     return kernel
 
 
-def rows_of(X: Any, image_shape: Any) -> tuple[Any, tuple[int, ...] | None]:
+def rows_of(X: Any, image_shape: Any, kernel: Any) -> tuple[Any, tuple[int, ...] | None]:
     """X with examples as rows, as scikit-learn has them, and the shape of an image: given, or X's own.
 
-    **Raises:** `InputError` where the two differ, a row is no image of the shape, or channels come first.
+    **Raises:** `InputError` where the two differ, a row is no image of the shape, or channels come first for a `kernel`
+    of infinite networks; a finite network knows itself where it wants them.
     """
     shape = None if image_shape is None else parse_shape(image_shape)
     ndim = getattr(X, "ndim", 2)  # of lists scikit-learn takes care
@@ -57,7 +58,7 @@ def rows_of(X: Any, image_shape: Any) -> tuple[Any, tuple[int, ...] | None]:
         own = tuple(X.shape[1:])
         if shape is not None and own != shape:
             raise InputError(f"`X` has images of shape {own}, but `image_shape` is {shape}.")
-        if ndim == 4:
+        if ndim == 4 and not hasattr(kernel, "check_examples"):
             checked_image(own, "`X`")
         return X.reshape(len(X), -1), own
     columns = X.shape[1] if ndim == 2 and hasattr(X, "shape") else None

@@ -71,7 +71,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
             b_std=self.b_std,
             fixed_layers=self.fixed_layers,
         )
-        X, self.image_shape_ = rows_of(X, self.image_shape)
+        X, self.image_shape_ = rows_of(X, self.image_shape, kernel)
         kernel = on_images(kernel, self.image_shape_, isinstance(self.kernel, str))
         X, y = validate_data(self, X, y, dtype=dtype)
         check_classification_targets(y)
@@ -88,7 +88,7 @@ class NTKClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X: Any) -> Float[np.ndarray, "m c"]:
         check_is_fitted(self)
-        X, _ = rows_of(X, self.image_shape_)
+        X, _ = rows_of(X, self.image_shape_, self.kernel)
         X = validate_data(self, X, dtype=self.posterior_.dtype, reset=False)
         return self.posterior_(X, covariance=None).mean
 

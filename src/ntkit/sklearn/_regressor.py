@@ -82,7 +82,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             b_std=self.b_std,
             fixed_layers=self.fixed_layers,
         )
-        X, self.image_shape_ = rows_of(X, self.image_shape)
+        X, self.image_shape_ = rows_of(X, self.image_shape, kernel)
         kernel = on_images(kernel, self.image_shape_, isinstance(self.kernel, str))
         X, y = validate_data(self, X, y, dtype=dtype, multi_output=True, y_numeric=True)
         y = np.asarray(y, dtype=dtype)
@@ -108,7 +108,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if return_std and return_cov:
             raise InputError("At most one of `return_std` and `return_cov` may be asked for.")
         check_is_fitted(self)
-        X, _ = rows_of(X, self.image_shape_)
+        X, _ = rows_of(X, self.image_shape_, self.kernel)
         X = validate_data(self, X, dtype=self.posterior_.dtype, reset=False)
         wanted = "diagonal" if return_std else "full" if return_cov else None
         mean, spread = self.posterior_(X, covariance=wanted)

@@ -69,6 +69,9 @@ class EmpiricalNTK:
         self._memory = parse_memory(memory)
         self._studied: dict[tuple, Structure] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_studied": {}}  # known by the addresses of parameters
+
     @property
     def outputs(self) -> Outputs:
         """What it returns, as given."""
@@ -156,6 +159,16 @@ class EmpiricalNTK:
             self._studied[key] = study(self._target, x)
         return self._studied[key]
 
+    def _rows_at_once(self, first: Tensor, n: int) -> int:
+        """How many of n examples like the first pass through the network at a time; all where their Jacobian is
+        kept."""
+        with self._target.unchanged():
+            s = self._structure(first)
+        if self._is_small(s, n):
+            return n
+        rows = self._blocks(s, n)[0].rows
+        return rows.stop - rows.start
+
     def _is_small(self, s: Structure, examples: int) -> bool:
         """Whether the Jacobian is less than half of what passes through the network: few weights that see many pixels.
         Then it is kept, and only some examples at a time pass."""
@@ -179,14 +192,23 @@ class EmpiricalNTK:
         return blocks if outs is None else [b for b in blocks if b.outs.start == 0]
 
     def _kernels(
-        self, x1: Any, x2: Any, alone: bool, apart: bool, told: Callable[[int, int], None] | None = None
+        self,
+        x1: Any,
+        x2: Any,
+        alone: bool,
+        apart: bool,
+        told: Callable[[int, int], None] | None = None,
+        kept: dict[Any, Side] | None = None,
     ) -> dict[str, Tensor]:
-        """By name of the parameter, or "" for all. `told` is called with the steps done and all steps."""
+        """By name of the parameter, or "" for all. `told` is called with the steps done and all steps.
+
+        `kept`: the last block of `x1` as an earlier call with the same `x1` left it, and as this one leaves it.
+        """
         x1, other = self._checked(x1, x2)
         with self._target.unchanged():
             s = self._structure(x1)
             names = list(self._target.parameters) if apart else [""]
-            run = _Run(self._target, s, self._outputs, self._memory, alone, apart, told)
+            run = _Run(self._target, s, self._outputs, self._memory, alone, apart, told, kept)
             small = self._is_small(s, len(x1) + (0 if other is None else len(other)))
             memory = SLAB if small else None
             blocks1 = self._blocks(s, len(x1), memory=memory)
@@ -213,10 +235,11 @@ class _Run:
         alone: bool,
         apart: bool,
         told: Callable[[int, int], None] | None,
+        kept: dict[Any, Side] | None,
     ):
         self.outputs: Outputs = outputs
         self.target, self.s, self.alone, self.apart = target, s, alone, apart
-        self.told, self.done, self.steps = told, 0, 0
+        self.told, self.done, self.steps, self.kept = told, 0, 0, kept
         budget = 1 << 60 if memory is None else memory
         self.most = max(1, min(budget // 8, CHUNK) // target.like.element_size())
 
@@ -227,13 +250,22 @@ class _Run:
         self.steps = len(todo) + sum(map(len, todo)) * (len(self.target.parameters) + 1)
         self._told(0)
         for p, (b1, partners) in enumerate(zip(blocks1, todo)):
-            side1 = side_of(self.target, x1[b1.rows], self.s, b1.outs)
+            side1 = self._first(x1, b1)
             self._told(1)
             for q in partners:
                 b2, one = blocks2[q], symmetric and p == q
                 side2 = side1 if one else side_of(self.target, x2[b2.rows], self.s, b2.outs)
                 self._told(1)
                 self._pair(results, side1, side2, b1, b2, mirrored=symmetric and not one)
+
+    def _first(self, x1: Tensor, b1: Block) -> Side:
+        place = (b1.rows.start, b1.rows.stop, b1.outs.start, b1.outs.stop)
+        found = None if self.kept is None else self.kept.get(place)
+        side = side_of(self.target, x1[b1.rows], self.s, b1.outs) if found is None else found
+        if self.kept is not None:
+            self.kept.clear()
+            self.kept[place] = side
+        return side
 
     def by_rows(self, results, x1: Tensor, other: Tensor | None, blocks1: list[Block], blocks2: list[Block]) -> None:
         """The same by the Jacobian of all examples, which is small."""
