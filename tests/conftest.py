@@ -5,6 +5,7 @@ ntkit must not be imported here at module level: jaxtyping's hook, which checks 
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 # The workers of xdist share the cores. There the threads of OpenBLAS and of torch, which wait spinning, take three and
@@ -43,6 +44,13 @@ def x64():
     """Runs the test in float64: inside, JAX keeps 64-bit arrays as they are."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def same_draws():
+    """What a test draws does not hang on which tests ran before it; NumPy's and JAX's draws have seeds of their own."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ def test_images_without_pixels_and_rows_are_refused():
         kernel.diagonal(masked)
     with pytest.raises(ntkit.InputError, match="`x` is `Masked` and must have shape"):
         kernel.diagonal(ntkit.Masked(IMAGES[0, 0], np.arange(4) < 3))
-    with pytest.raises(ntkit.InputError, match="An array is expected here"):
+    with pytest.raises(ntkit.InputError, match="Image 1 of `x` has no pixels"):
         ntkit.posterior(kernel, masked, np.zeros(2), noise=0.1)
     bad = IMAGES.copy()
     bad[0, 0, 0, 0] = np.nan

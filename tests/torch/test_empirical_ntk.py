@@ -34,6 +34,7 @@ CASES = {
     "custom": (M.Custom, _normal(5, 5)),
     "sequence first": (M.SequenceFirst, _normal(4, 3, 4)),
     "merged": (M.Merged, _normal(4, 3, 2, 5)),
+    "scalars": (M.Scalars, _normal(5, 4)),
 }
 
 

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 import torch_modules as M  # noqa: E402
 from scipy.sparse.linalg import eigsh  # noqa: E402
 
+from ntkit.errors import InputError  # noqa: E402
 from ntkit.torch import EmpiricalNTK, linearize  # noqa: E402
 
 CONV = M.convolutions, torch.randn(4, 4, 8, 8).double()
@@ -53,3 +54,58 @@ def test_the_linearised_network_can_be_trained():
     tangent(x).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in tangent.parameters())
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before))
+
+
+class Cube(torch.autograd.Function):
+    """Without a forward derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 3 * ctx.saved_tensors[0] ** 2
+
+
+class Cubed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 5))  # as little as this one
+        self.outer = torch.nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.outer(Cube.apply(self.inner(x)))
+
+
+def test_operations_without_a_forward_derivative_go_twice_backward(unchecked):
+    module, x = Cubed().double(), torch.randn(6, 4, dtype=torch.float64)
+    dense = EmpiricalNTK(module, outputs="full")(x).transpose(1, 2).reshape(12, 12).detach().numpy()
+    operator = EmpiricalNTK(module, outputs="full").to_scipy(x)
+    np.testing.assert_allclose(operator @ np.eye(12), dense, rtol=1e-12, atol=1e-12)
+    linear, target = linearize(module), torch.randn(6, 2, dtype=torch.float64)
+    before = module(x).detach()
+    ((linear(x) - target) ** 2).sum().backward()
+    # The gradient step moves the outputs by the kernel.
+    with torch.no_grad():
+        for value in linear.theta:
+            value -= 1e-3 * value.grad
+    moved = (linear(x) - before).detach().numpy().ravel()
+    np.testing.assert_allclose(moved, dense @ (-2e-3 * (before - target).numpy().ravel()), rtol=1e-9)
+
+
+class Bag(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag, self.outer = torch.nn.EmbeddingBag(9, 3), torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.outer(torch.tanh(self.bag(x)))
+
+
+def test_what_has_neither_derivative_is_refused():
+    x = torch.arange(12).reshape(3, 4) % 9
+    assert EmpiricalNTK(Bag())(x).shape == (3, 3)
+    with pytest.raises(InputError, match="The kernel itself does not"):
+        EmpiricalNTK(Bag()).to_scipy(x) @ np.ones(6)

@@ -56,6 +56,7 @@ REFUSED = {
     "a mean over the batch": (lambda: Of(lambda x: x - x.mean(0)), "depend on the other examples"),
     "a sum over the batch before": (lambda: Of(lambda x: x, lambda x: x + x.flip(0)), "depend on the other examples"),
     "no module": (lambda: 3, "a torch module or a callable"),
+    "a root at 0": (lambda: Of(lambda x: (0 * x).abs().sqrt()), "a derivative by `layer.weight` that is not finite"),
     "a spoilt gradient": (lambda: Of(lambda x: x.exp().mul_(2)), "changes in place what its own gradient needs"),
 }
 
@@ -81,11 +82,22 @@ def test_one_example_does_not_hide_a_dependence():
         (torch.full((2, 4), float("inf")), "`x1` must be finite"),
         (torch.randn(0, 4), "at least one example"),
         ([[1.0]], "`x1` must be a torch tensor"),
+        (torch.randn(2, 5), "`module` fails for a batch of shape .3, 5."),
+        (torch.zeros(2, 4, dtype=torch.int64), "`module` fails for a batch .* .torch.int64."),
     ],
 )
 def test_inputs_refused(x, words):
     with pytest.raises(InputError, match=words):
         EmpiricalNTK(nn.Linear(4, 3))(x)
+
+
+def test_inference_mode_has_no_gradients_but_its_tensors_do():
+    layer = nn.Linear(4, 3)
+    with torch.inference_mode():
+        x = torch.randn(2, 4)
+        with pytest.raises(InputError, match="inference_mode"):
+            EmpiricalNTK(layer)(x)
+    assert EmpiricalNTK(layer)(x).shape == (2, 2)
 
 
 def test_arguments_refused():

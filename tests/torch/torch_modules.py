@@ -16,7 +16,7 @@ def contraction(module, x1, x2=None):
 
     def rows(x):
         each = [torch.func.jacrev(output)(values, example) for example in x]  # vmap has no rule for a GRU
-        return torch.stack([torch.cat([j.flatten(1) for j in jacobian.values()], 1) for jacobian in each])
+        return torch.stack([torch.cat([j.reshape(len(j), -1) for j in jacobian.values()], 1) for jacobian in each])
 
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")  # vmap without a rule, but right
@@ -234,3 +234,17 @@ class Merged(nn.Module):
         n, frames = x.shape[:2]
         h = self.act(self.norm(self.conv(x.flatten(0, 1))))
         return self.out(h.mean(-1).reshape(n, frames * 3))
+
+
+class Scalars(nn.Module):
+    """Parameters without axes: a scale, a gate used twice, one that is only added, and one behind an exponential."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.gate, self.shift, self.log = (nn.Parameter(torch.tensor(v)) for v in (0.7, 0.3, -0.2, 0.1))
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.inner(x) * self.scale
+        h = h + self.gate * torch.tanh(h * self.gate)
+        return h * self.log.exp() + self.shift

@@ -1,7 +1,7 @@
 """What can be wrong with a function, its parameters and its inputs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -100,7 +100,7 @@ def _written(arrays: list[tuple[tuple[int, ...], Any]]) -> str:
 
 
 def check_function(fn: Callable, params: Any, name: str, x: Any) -> None:
-    """Its outputs are (n, o) of floats; where values are known, also finite, and each depends on its example alone."""
+    """Its outputs are (n, o) of floats."""
     try:
         out = jax.eval_shape(fn, params, x)
     except (TypeError, ValueError) as error:
@@ -113,26 +113,40 @@ def check_function(fn: Callable, params: Any, name: str, x: Any) -> None:
         )
     if out.dtype.name not in FLOATS:
         raise InputError(f"`fn(params, x)` returns {out.dtype}; the kernel needs float32 or float64.")
-    if not any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((params, x))):
-        _check_values_of(fn, params, name, x)
+
+
+def are_known(*trees: Any) -> bool:
+    """Whether there are values to look at: not inside of jit, grad or vmap."""
+    return not any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(trees))
+
+
+class Probe(NamedTuple):
+    """Which rows of the outputs are finite, and the first row in its batch and alone."""
+
+    finite: Array
+    together: Array
+    alone: Array
+
+    @staticmethod
+    def of(fn: Callable, params: Any, x: Any) -> "Probe":
+        y = fn(params, x)
+        return Probe(jnp.isfinite(y).all(1), y[0], fn(params, jax.tree.map(lambda a: a[:1], x))[0])
 
 
 @eqx.filter_jit
-def _probe(fn: Callable, params: Any, x: Any) -> tuple[Array, Array, Array]:
-    """Which rows of the outputs are finite, and the first in a batch of three and alone."""
-    together, alone = (fn(params, jax.tree.map(lambda a, k=k: a[:k], x))[0] for k in (3, 1))
-    return jnp.isfinite(fn(params, x)).all(1), together, alone
+def probed(fn: Callable, params: Any, x: Any) -> Probe:
+    return Probe.of(fn, params, x)
 
 
-def _check_values_of(fn: Callable, params: Any, name: str, x: Any) -> None:
+def check_outputs(probe: Probe, fn: Callable, params: Any, name: str, x: Any) -> None:
     """Each output depends on its example alone, and is finite; else it is traced back to an example and a parameter."""
-    finite, together, alone = (np.asarray(a) for a in _probe(fn, params, x))
+    finite, together, alone = (np.asarray(a) for a in probe)
     # Another batch size may round differently; what a batch norm does is far more.
     with np.errstate(invalid="ignore"):
         apart = np.abs(together - alone).max()
     if apart > 1e-3 * max(1e-30, np.abs(alone).max()):
         raise InputError(
-            "`fn` gives the first example another output in a batch of three than alone "
+            f"`fn` gives the first example of `{name}` another output in its batch than alone "
             f"(they differ by {apart:.2g}): its rows depend on other examples, as under batch normalisation in "
             "training mode, or on chance, as under dropout. Use the network as it predicts: running averages, no "
             "dropout."
@@ -152,9 +166,14 @@ def _trace_back(fn: Callable, params: Any, name: str, x: Any, bad: int) -> None:
     raise ComputationError(f"`fn` returns values that are not finite for example {bad} of `{name}`{where}.")
 
 
-def check_values(value: Array) -> None:
-    """The kernel itself, where its values are known."""
-    if not isinstance(value, jax.core.Tracer) and not bool(jnp.isfinite(value).all()):
+@jax.jit
+def all_finite(value: Array) -> Array:
+    return jnp.isfinite(value).all()
+
+
+def check_values(value: Array, finite: Any = None) -> None:
+    """The kernel itself, where its values are known; `finite` if that is known as well."""
+    if not isinstance(value, jax.core.Tracer) and not bool(all_finite(value) if finite is None else finite):
         raise ComputationError(
             "The kernel has entries that are not finite, though the outputs are: a derivative is infinite (as of a "
             f"square root at 0), or {value.dtype} overflows. Try float64."

@@ -106,8 +106,13 @@ class EmpiricalNTK(Kernel):
         return EmpiricalNTK(self.fn, self.params, outputs=self.outputs, method=self.method, only=only)
 
     def __call__(self, x1: Any, x2: Any = None) -> Array:
-        value = _kernel(*self._checked(x1, x2))
-        checks.check_values(value)
+        kernel, first, second = self._checked(x1, x2, values=False)
+        if not checks.are_known(kernel.params, first, second):
+            return _kernel(kernel, first, second)
+        value, finite, probes = _kernel_and_probes(kernel, first, second)
+        for name, x, probe in zip(("x1", "x2"), (first, second), probes):
+            checks.check_outputs(probe, self.fn, kernel.params, name, x)
+        checks.check_values(value, finite)
         return value
 
     def diagonal(self, x: Any) -> Array:
@@ -167,8 +172,10 @@ class EmpiricalNTK(Kernel):
             checks.check_alike(first, second)
         kernel = self._as_precise_as(first)
         for name, x in (("x1", first), ("x2", second)):
-            if values and x is not None:
+            if x is not None:
                 checks.check_function(self.fn, kernel.params, name, x)
+                if values and checks.are_known(kernel.params, x):
+                    checks.check_outputs(checks.probed(self.fn, kernel.params, x), self.fn, kernel.params, name, x)
         return kernel, first, second
 
     def _values(self, x1: Any, x2: Any, apart: bool = False) -> dict[int, Array]:
@@ -186,6 +193,14 @@ class EmpiricalNTK(Kernel):
 @eqx.filter_jit
 def _kernel(kernel: EmpiricalNTK, x1: Any, x2: Any) -> Array:
     return jnp.asarray(sum(kernel._values(x1, x2).values()))
+
+
+@eqx.filter_jit
+def _kernel_and_probes(kernel: EmpiricalNTK, x1: Any, x2: Any) -> tuple[Array, Array, list[checks.Probe]]:
+    """One program with all that is asked of values: compiling another one costs as much as this."""
+    value = jnp.asarray(sum(kernel._values(x1, x2).values()))
+    probes = [checks.Probe.of(kernel.fn, kernel.params, x) for x in (x1, x2) if x is not None]
+    return value, jnp.isfinite(value).all(), probes
 
 
 @eqx.filter_jit

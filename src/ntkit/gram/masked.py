@@ -39,14 +39,18 @@ def packed(kernel: Any, x1: Any, x2: Any) -> tuple[Any, Any, Any]:
     """The kernel and its inputs without `Masked`: as they are if all pixels exist, else each with the new channel."""
     if is_full(x1) and is_full(x2):
         return kernel, values_of(x1), values_of(x2)
-    check = getattr(kernel, "check_pixels", None)
-    for name, x in (("x1", x1), ("x2", x2)):
-        if isinstance(x, Masked) and check is not None:
-            check(name, x)
-    first, second = _packed("x1", x1), None if x2 is None else _packed("x2", x2)
+    first, second = pack(kernel, "x1", x1), None if x2 is None else pack(kernel, "x2", x2)
     if second is not None:
         check_same_features("x1", first[..., 1:], "x2", second[..., 1:])  # without the new channel
     return OfPacked(kernel), first, second
+
+
+def pack(kernel: Any, name: str, x: Any) -> np.ndarray:
+    """x as the arrays that `OfPacked(kernel)` takes. **Raises:** what the kernel has against its pixels."""
+    check = getattr(kernel, "check_pixels", None)
+    if isinstance(x, Masked) and check is not None:
+        check(name, x)
+    return _packed(name, x)
 
 
 def _packed(name: str, x: Any) -> np.ndarray:

@@ -187,7 +187,7 @@ class _Way:
         (left, of_x), (right, of_y) = self._features(of_one)
         self._of_one = {LEFT: of_x, RIGHT: of_y}
         # Of many features those that are read are computed where they are, behind a switch.
-        self._dtypes = [a.dtype for a in right]
+        self._kinds = _kinds(right)
         self.inputs = of_one if self._many else _barred(left, _laid_out(space, right))
 
     def _features(self, of_one: tuple[list[Array], list[Array]]) -> tuple[Any, Any]:
@@ -239,19 +239,25 @@ class _Way:
         parts = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0) if a.ndim else jnp.broadcast_to(a, d.shape), pair)
         return [jnp.moveaxis(a, 0, axis) for a in lax.map(turn, (d, parts))]
 
-    def _each(self, stacks: dict[Any, Array]) -> list[Array]:
+    def _each(self, stacks: list[Array]) -> list[Array]:
         """One by one again, in the order in which they are read."""
-        rows = {dtype: iter(stack) for dtype, stack in stacks.items()}
-        return [next(rows[dtype]) for dtype in self._dtypes]
+        rows = dict(zip(dict.fromkeys(self._kinds), map(iter, stacks), strict=True))
+        return [next(rows[kind]) for kind in self._kinds]
 
     def _maps(self, q: Array) -> Array:
         return q.reshape((1,) * self._space.rank + self._space.sizes)
 
 
-def _laid_out(space: Space, features: list[Array]) -> dict[Any, Array]:
-    """`Space.laid_out` of all of one dtype together: one by one, they are thousands of small programs."""
-    kinds = dict.fromkeys(a.dtype for a in features)
-    return {kind: space.laid_out(jnp.stack([a for a in features if a.dtype == kind]), 1) for kind in kinds}
+def _laid_out(space: Space, features: list[Array]) -> list[Array]:
+    """`Space.laid_out` of all of one kind together: one by one, they are thousands of small programs."""
+    kinds = _kinds(features)
+    each = [[a for a, own in zip(features, kinds, strict=True) if own == kind] for kind in dict.fromkeys(kinds)]
+    return [space.laid_out(jnp.stack(alike), 1) for alike in each]
+
+
+def _kinds(features: list[Array]) -> list[tuple[Any, tuple[int, ...]]]:
+    """What can be stacked: one dtype, and one shape. Beside numbers there may be rows of a table."""
+    return [(a.dtype, a.shape) for a in features]
 
 
 def _barred(left: Any, right: Any) -> tuple[Any, Any]:

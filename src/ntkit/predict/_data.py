@@ -9,6 +9,8 @@ import numpy as np
 
 from ntkit._check import as_host_array, check_dtype, check_finite, check_inputs, check_same_features
 from ntkit.errors import InputError
+from ntkit.gram.masked import OfPacked, pack
+from ntkit.nn._masks import Masked
 
 
 def parse_dtype(dtype: Any) -> np.dtype:
@@ -25,6 +27,25 @@ def parse_dtype(dtype: Any) -> np.dtype:
 def precision(dtype: np.dtype) -> contextlib.AbstractContextManager:
     """Double precision for the length of a `with` block if `dtype` asks for it, else nothing."""
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+
+
+def without_masks(kernel: Any, x: Any) -> tuple[Any, Any]:
+    """Of `Masked` training examples arrays, and the kernel that takes them; others as they are."""
+    return (OfPacked(kernel), pack(kernel, "x", x)) if isinstance(x, Masked) else (kernel, x)
+
+
+def parse_test(x_test: Any, kernel: Any, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Test examples, like the training examples `x`, for the kernel that `without_masks` made."""
+    if isinstance(kernel, OfPacked):
+        packed = pack(kernel.kernel, "x_test", x_test)
+        check_same_features("x_test", packed[..., 1:], "x", x[..., 1:])  # without the mask's channel
+        return np.asarray(packed, dtype)
+    if isinstance(x_test, Masked):
+        raise InputError(
+            "`x_test` is `Masked`, but `x` was an array. Pass `x` with its masks as well: `ntkit.Masked(x, "
+            "np.ones(x.shape[:-1], bool))`."
+        )
+    return parse_x("x_test", x_test, dtype, x)
 
 
 def parse_x(name: str, x: Any, dtype: np.dtype, like: Any = None) -> np.ndarray:

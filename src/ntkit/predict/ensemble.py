@@ -16,7 +16,16 @@ from jaxtyping import Array, Float
 from ntkit.errors import InputError
 from ntkit.kernels import settled
 from ntkit.linalg import spectrum
-from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
+from ntkit.predict._data import (
+    parse_dtype,
+    parse_noise,
+    parse_test,
+    parse_x,
+    parse_y,
+    precision,
+    restore,
+    without_masks,
+)
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
 from ntkit.predict.posterior import CROSS, draw, nonnegative, parse_matrix
 
@@ -80,7 +89,7 @@ class Ensemble:
         if covariance not in ("diagonal", "full", None):
             raise InputError(f'`covariance` must be "full", "diagonal" or None, but got {covariance!r}.')
         times = _parse_times(t)
-        x_test = None if x_test is None else parse_x("x_test", x_test, self.dtype, self.x)
+        x_test = None if x_test is None else parse_test(x_test, self._both, self.x, self.dtype)
         self._warn_if_singular(times)
         m = self.x.shape[0] if x_test is None else x_test.shape[0]
         rows = m if covariance == "full" else max(1, CROSS // (self.dtype.itemsize * self.x.shape[0]))
@@ -238,7 +247,7 @@ def ensemble(
     **Raises:** `InputError`; `ComputationError` for an NTK not finite or not positive semi-definite.
     """
     dtype = parse_dtype(dtype)
-    both = _pair(net)
+    both, x = without_masks(_pair(net), x)
     x = parse_x("x", x, dtype)
     both = settled(both, x)
     y, flat = parse_y(y, x.shape[0], dtype)

@@ -12,7 +12,16 @@ from ntkit.gram.host import on_host
 from ntkit.kernels import settled
 from ntkit.linalg import CG, Cholesky, CholeskySolver, KernelOperator, MatrixOperator, Statistics
 from ntkit.linalg.cg import CGSolver
-from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, restore
+from ntkit.predict._data import (
+    parse_dtype,
+    parse_noise,
+    parse_test,
+    parse_x,
+    parse_y,
+    precision,
+    restore,
+    without_masks,
+)
 from ntkit.predict._evaluate import check_kernel, evaluate, evaluate_diagonal
 
 # Bytes of the cross kernel between test and training examples that are held at once.
@@ -99,7 +108,7 @@ class Posterior:
             raise InputError(
                 "`observation=True` needs one `noise` for all examples, but this posterior has one for each."
             )
-        x_test = parse_x("x_test", x_test, self.dtype, self.x)
+        x_test = parse_test(x_test, self.kernel, self.x, self.dtype)
         with precision(self.dtype):
             if covariance == "full":
                 return self._full(x_test, observation)
@@ -189,7 +198,8 @@ def posterior(
     **Arguments:**
 
     - `kernel`: a callable `kernel(x1, x2=None) -> (n1, n2)` with `kernel.diagonal(x) -> (n,)`.
-    - `x`, `y`: examples (n, ...), floating point; labels (n,) or (n, outputs), outputs independent and with one kernel.
+    - `x`, `y`: examples (n, ...), floating point; or `ntkit.Masked`, as those of the predictions may then be; labels
+      (n,) or (n, outputs), outputs independent and with one kernel.
     - `noise`: variance of the labels given f, in the square of their unit: positive, a number or one for each example.
     - `method`: `"cholesky"`, `Cholesky(ladder=...)` or `CG(rtol=..., max_steps=..., block=...)`; `ntkit.predict` has
       both.
@@ -202,6 +212,7 @@ def posterior(
     `JitterWarning` when the factorisation needed more than `noise` on the diagonal; `statistics` has the amount.
     """
     check_kernel(kernel)
+    kernel, x = without_masks(kernel, x)
     solved = solve(kernel, x, y, noise, method, matrix, dtype, memory, progress)
     return Posterior(settled(kernel, solved.x), solved, memory)
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from ntkit.kernels import settled
 from ntkit.linalg import CG, Cholesky
+from ntkit.predict._data import without_masks
 from ntkit.predict._evaluate import check_kernel
 from ntkit.predict.posterior import Posterior, solve
 
@@ -74,5 +75,6 @@ def ridge(
     and what is raised: `ntkit.posterior`.
     """
     check_kernel(kernel)
+    kernel, x = without_masks(kernel, x)
     solved = solve(kernel, x, y, alpha, method, matrix, dtype, memory, progress, name="alpha", zero=True)
     return Ridge(settled(kernel, solved.x), solved, memory)

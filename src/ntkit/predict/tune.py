@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
 from ntkit.linalg import Spectrum, spectrum
-from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision
+from ntkit.predict._data import parse_dtype, parse_noise, parse_x, parse_y, precision, without_masks
 from ntkit.predict._evaluate import check_kernel
 from ntkit.predict.posterior import parse_matrix
 
@@ -122,7 +122,8 @@ def tune(
     """
     named = _named(kernels)
     dtype = parse_dtype(dtype)
-    x = parse_x("x", x, dtype)
+    seen = {name: without_masks(kernel, x) for name, kernel in named.items()}
+    x = parse_x("x", next(iter(seen.values()))[1], dtype)
     n = x.shape[0]
     y, _ = parse_y(y, n, dtype)
     grid = _grid(noise)
@@ -132,9 +133,9 @@ def tune(
     scored: list[tuple[Candidate, int]] = []
     several = len(named) > 1
     with precision(dtype), Meter(progress if several else False, 0, len(named), "tune", "kernels") as meter:
-        for number, (name, kernel) in enumerate(named.items()):
+        for number, name in enumerate(named):
             meter(number)
-            matrix = parse_matrix(kernel, x, given[name], dtype, memory, False if several else progress)
+            matrix = parse_matrix(seen[name][0], x, given[name], dtype, memory, False if several else progress)
             noises = grid * float(_mean_diagonal(matrix)) if relative else grid
             spec = spectrum(matrix, what=f"kernel matrix of {name}")
             del matrix

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from ntkit.errors import InputError
-from ntkit.torch.contract import Gram, chunks, gradients
+from ntkit.torch.contract import Gram, chunks, entries, gradients
 from ntkit.torch.fallback import example_rows
 from ntkit.torch.plan import Step
 from ntkit.torch.side import Side, differentiate, record, scattered
@@ -94,7 +94,7 @@ def gradients_by(target: Target, s: Structure, side: Side, name: str, most: int)
         return target.parameters[name].new_zeros((side.n, side.o, target.parameters[name].numel()))
     if name in s.derived:
         return side.pulled_back(name, us, target.parameters[name], most)
-    return sum((side.of_use(u) for u in us[1:]), side.of_use(us[0])).flatten(2)
+    return entries(sum((side.of_use(u) for u in us[1:]), side.of_use(us[0])))
 
 
 class Pair:
@@ -182,6 +182,9 @@ class Pair:
 
     def _sum_of_uses(self, gram: Gram, name: str, us: list[int]) -> None:
         parameter = self.target.parameters[name]
+        if parameter.dim() == 0:  # nothing to take a part of
+            self._add(gram, lambda side: self._whole(side, name))
+            return
         examples = self.side1.n + (0 if self.side1 is self.side2 else self.side2.n)
         cheap = all(self.s.matrices[u] for u in us)
         most = self.most if cheap else 1 << 62

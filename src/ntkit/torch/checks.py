@@ -37,6 +37,8 @@ def check_examples(name: str, x: Any, target: Target) -> Tensor:
             f"`{name}` is on {x.device}, but the parameters are on {like.device}. Use "
             f"`{name}.to({str(like.device)!r})`."
         )
+    if torch.is_inference_mode_enabled():
+        raise InputError("A kernel is made of gradients, which `torch.inference_mode()` forbids: leave it out.")
     if x.is_complex():
         raise InputError(f"`{name}` must be real or integer, but has dtype {x.dtype}.")
     if x.is_floating_point() and x.dtype != like.dtype:
@@ -46,7 +48,17 @@ def check_examples(name: str, x: Any, target: Target) -> Tensor:
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         where = [int(i) for i in torch.nonzero(~torch.isfinite(x))[0]]
         raise InputError(f"`{name}` must be finite, but `{name}{where}` is {x[tuple(where)].item()}.")
-    return x.detach()
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def passed(target: Target, x: Tensor) -> Any:
+    """The outputs at x. **Raises:** `InputError` where the module does not take such examples."""
+    try:
+        return target(x)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"`module` fails for a batch of shape {tuple(x.shape)} ({x.dtype}), three of these examples: {error}"
+        ) from error
 
 
 def check_outputs(target: Target, x: Tensor, y: Any) -> None:

@@ -134,6 +134,11 @@ def chunks(length: int, size: int, most: int) -> list[slice]:
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
+def entries(rows: Tensor) -> Tensor:
+    """(n, o, p) of gradients (n, o, *parameter); a parameter may be one number, without axes."""
+    return rows.flatten(2) if rows.dim() > 2 else rows[..., None]
+
+
 def gradients(activations: Tensor, cotangents: Tensor) -> Tensor:
     """(n, o, g, f, k): per-example gradients of activations (n, g, T, k) and cotangents (n, g, o, f, T)."""
     n, g, o, f, t = cotangents.shape

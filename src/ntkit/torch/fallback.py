@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ntkit.torch.contract import entries
 from ntkit.torch.target import Target
 
 Tensor = torch.Tensor
@@ -24,7 +25,7 @@ def _by_vmap(target: Target, name: str, x: Tensor, outs: slice) -> Tensor:
         return target.at({name: value}, example[None])[0, outs]
 
     jacobian = torch.func.vmap(torch.func.jacrev(output), in_dims=(None, 0))
-    return jacobian(target.parameters[name].detach(), x).detach().flatten(2)
+    return entries(jacobian(target.parameters[name].detach(), x).detach())
 
 
 def _by_loop(target: Target, names: list[str], x: Tensor, outs: slice) -> dict[str, Tensor]:

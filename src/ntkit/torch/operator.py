@@ -9,6 +9,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ntkit.errors import InputError
 from ntkit.torch.target import Target
 
 Tensor = torch.Tensor
@@ -65,8 +66,34 @@ def pushed(target: Target, x: Tensor, start: dict[str, Tensor], w: dict[str, Ten
         warnings.filterwarnings(
             "ignore", message=".*torch.jit.script.*", category=DeprecationWarning
         )  # torch's own use
-        value, moved = torch.func.jvp(lambda params: target.at(params, x), (start,), (w,))[:2]
+        try:
+            value, moved = torch.func.jvp(lambda params: target.at(params, x), (start,), (w,))[:2]
+        except (NotImplementedError, RuntimeError) as error:
+            return _pushed_in_reverse(target, x, start, w, error)
         return value, moved
+
+
+def _pushed_in_reverse(
+    target: Target, x: Tensor, start: dict[str, Tensor], w: dict[str, Tensor], reason: Exception
+) -> tuple[Tensor, Tensor]:
+    """The same where an operation has no forward derivative: J w is the derivative of (J^T u) . w, which is linear in
+    u."""
+    held = {name: value.detach().requires_grad_() for name, value in start.items()}
+    follow = torch.is_grad_enabled() and any(value.requires_grad for value in w.values())
+    try:
+        with torch.enable_grad():
+            y = target.at(held, x)
+            u = torch.zeros_like(y, requires_grad=True)
+            back = torch.autograd.grad(y, list(held.values()), u, create_graph=True, allow_unused=True)
+            along = sum((g * w[name]).sum() for name, g in zip(held, back) if g is not None)
+            moved = torch.autograd.grad(along, u, create_graph=follow)[0] if isinstance(along, Tensor) else 0 * y
+    except RuntimeError as error:
+        first, second = (str(e).splitlines()[0].rstrip(".") for e in (reason, error))
+        raise InputError(
+            f"`module` holds an operation that has neither a forward derivative ({first}) nor a second one "
+            f"({second}), one of which the operator and the linearisation need. The kernel itself does not."
+        ) from error
+    return y.detach(), moved
 
 
 class Linearized(nn.Module):

@@ -4,6 +4,7 @@ back."""
 import dataclasses
 
 import torch
+from torch.utils.checkpoint import CheckpointError
 
 from ntkit.errors import InputError
 from ntkit.torch.checks import check_outputs
@@ -116,13 +117,13 @@ class Side:
         for u in us:
             rows = self.of_use(u).flatten(0, 1)
             if self.uses[u].name == name:
-                total += rows.flatten(1)
+                total += rows.reshape(len(rows), -1)
                 continue
             weight = self.uses[u].weight
             for c in chunks(len(rows), len(rows) * (parameter.numel() + weight.numel()), most):
                 back = _pull(weight, parameter, rows[c])
                 if back is not None:
-                    total[c] += back.flatten(1)
+                    total[c] += back.reshape(len(back), -1)
         return total.unflatten(0, (self.n, self.o))
 
 
@@ -155,6 +156,11 @@ def differentiate(y: Tensor, sites: list[Site], cotangent: Tensor, retain: bool,
         return [None] * len(inputs)
     try:
         return list(torch.autograd.grad(y, inputs, cotangent, retain_graph=retain, allow_unused=True))
+    except CheckpointError as error:
+        raise InputError(
+            "`module` computes activations again on the way back (`torch.utils.checkpoint`), where their uses cannot "
+            "be recorded. Switch that off: `memory=` bounds what a kernel holds."
+        ) from error
     except RuntimeError as error:
         if "inplace" not in str(error):
             raise

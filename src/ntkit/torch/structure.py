@@ -13,7 +13,7 @@ import dataclasses
 import torch
 
 from ntkit.errors import InputError
-from ntkit.torch.checks import close, tolerance
+from ntkit.torch.checks import close, passed, tolerance
 from ntkit.torch.fallback import example_rows
 from ntkit.torch.record import leaves_behind
 from ntkit.torch.side import Recording, Side, differentiate, record
@@ -75,7 +75,7 @@ def study(target: Target, x: Tensor) -> Structure:
     """
     x3 = probe(x)
     with torch.enable_grad():
-        plain = target(x3)
+        plain = passed(target, x3)
     if not torch.equal(x3, probe(x)):
         raise InputError("`module` changes its input in place. Let it work on a copy: `x.clone()` in its forward.")
     two = record(target, x3[:2].clone())
@@ -114,13 +114,19 @@ def _cotangents(target: Target, x: Tensor, plain: Tensor, two: Recording, three:
     extra = (x,) if x.requires_grad else ()
     grads = differentiate(three.y, three.sites, u, True, extra)
     marked = differentiate(three.y, three.sites, u * marks[:, None], False, extra)
+    values = list(target.parameters.values())
+    by_parameters = differentiate(plain, [], u, False, tuple(values))
+    for name, grad in zip(target.parameters, by_parameters):
+        if grad is not None and not bool(torch.isfinite(grad).all()):
+            raise InputError(
+                f"`module` has a derivative by `{name}` that is not finite, though its outputs are: as of a square "
+                "root at 0. Keep its argument away from there."
+            )
     if extra and not _is_marked(grads.pop(), marked.pop(), Layout(0, 1), marks):
         _refuse_dependence()
     shapes = [site.shape for site in two.sites] if _signature(two.sites) == _signature(three.sites) else []
     pairs = zip(shapes, three.sites, grads, marked)
     layouts = [_layout(shape, site, g, m, marks) for shape, site, g, m in pairs] or [None] * len(three.sites)
-    values = list(target.parameters.values())
-    by_parameters = differentiate(plain, [], u, False, tuple(values))
     return dict(zip(target.parameters, by_parameters)), grads, layouts
 
 
