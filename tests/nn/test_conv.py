@@ -212,6 +212,18 @@ def test_kernels_of_signals_are_the_means_of_finite_networks():
     laws.is_limit_of_finite(net, SIGNALS, 2000)
 
 
+def test_a_shifted_series_can_be_traced_between_pixels():
+    # Beside numbers, its tables give each pixel rows: what is laid out together must be of one shape.
+    net = nn.Sequential(conv(8, (3,)), nn.Tanh().normalized(), pooled, nn.Dense(4))
+    assert jax.eval_shape(ntkit.NTK(net), SIGNALS).shape == (len(SIGNALS),) * 2
+
+
+def test_a_normalised_series_between_pixels_is_that_of_the_shifted_function(x64):
+    phi = nn.Softplus().normalized()
+    around = lambda phi: ntkit.NTK(nn.Sequential(conv(8, (3,)), phi, pooled, nn.Dense(4)))(SIGNALS)  # noqa: E731
+    np.testing.assert_allclose(around(phi), around(nn.Activation(phi.fn)), rtol=1e-8)
+
+
 def test_groups_on_the_raw_channels_are_refused():
     # There each group reads some of the finitely many channels, and the channels behind have different laws.
     with pytest.raises(ntkit.InputError, match=r"`groups` of `Conv`.*raw input.*groups=1"):
