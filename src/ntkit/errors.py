@@ -14,3 +14,7 @@ class InputError(NtkitError, ValueError):
 
 class ComputationError(NtkitError, RuntimeError):
     """A computation that could not be finished: a failed factorisation, a full disk. The command line exits with 1."""
+
+
+class AccuracyWarning(UserWarning):
+    """A result is known to be less exact than it should be; the warning says by how much, and what to do."""

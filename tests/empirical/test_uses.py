@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import ntkit
+from ntkit.errors import InputError
 
 RNG = np.random.default_rng(2)
 TOKENS, ROWS, IMAGES = RNG.integers(0, 60, (4, 5)), RNG.standard_normal((4, 3)), RNG.standard_normal((3, 4, 4, 2))
@@ -116,3 +117,28 @@ def test_a_large_table_is_never_held():
     same = TOKENS[:, None, :, None] == TOKENS[None, :, None, :]
     want = np.einsum("isd,jtd,ijst->ij", slopes, slopes, same) / 8
     np.testing.assert_allclose(kernel(tokens), want, rtol=1e-5)
+
+
+@jax.custom_vjp
+def cube(x):
+    return x**3
+
+
+cube.defvjp(lambda x: (x**3, x), lambda x, g: (3 * x * x * g,))
+
+
+def test_a_function_with_a_backward_rule_only_has_an_operator_and_a_tangent(x64):
+    rng = np.random.default_rng(0)
+    params, x = {"w": rng.standard_normal((4, 5)), "v": rng.standard_normal((5, 2))}, rng.standard_normal((6, 4))
+    fn = lambda p, x: cube(x @ p["w"]) @ p["v"]  # noqa: E731
+    plain = lambda p, x: (x @ p["w"]) ** 3 @ p["v"]  # noqa: E731
+    vector = rng.standard_normal((6, 2))
+    ours, theirs = (ntkit.EmpiricalNTK(f, params).operator(x).mv(vector) for f in (fn, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    moved = jax.tree.map(lambda a: a + 0.1, params)
+    ours, theirs = (ntkit.taylor_expand(f, params, 2)(moved, x) for f in (fn, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    with pytest.raises(InputError, match=r"\(6, 2\); got \(12,\)"):
+        ntkit.EmpiricalNTK(fn, params).operator(x).mv(np.zeros(12))
+    with pytest.raises(InputError, match="names no parameter"):
+        ntkit.EmpiricalNTK(fn, params, only=[])

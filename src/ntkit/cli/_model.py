@@ -130,6 +130,19 @@ class Model:
                     np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuses to write a model over what is none: the data, say."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            known = json.loads(file.read("header.json"))["format"] == FORMAT
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, NotImplementedError):
+        known = False
+    if not known:
+        raise InputError(f"`--out`: {str(path)!r} is there, and is no model of ntkit's: choose another name.")
+
+
 def load_model(path: Path) -> Model:
     """A model from a file. **Raises:** `InputError` if it is missing, damaged, of another format, or too new."""
     if path.is_dir():
@@ -153,10 +166,10 @@ def _header(file: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     header = json.loads(file.read("header.json"))
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError("this is not a model that `ntkit fit` saved.")
-    if not isinstance(header.get("version"), int) or header["version"] > VERSION:
+    if header.get("version") not in range(1, VERSION + 1):
         raise InputError(
             f"the model has format version {header.get('version')}, written by ntkit {header.get('ntkit')}, but this "
-            f"is ntkit {ntkit.__version__}, which reads versions up to {VERSION}. Upgrade ntkit."
+            f"is ntkit {ntkit.__version__}, which reads versions 1 to {VERSION}. Upgrade ntkit, or fit again."
         )
     return header
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from ntkit import data as sets
@@ -23,7 +24,7 @@ from ntkit.cli._choose import (
     choose,
 )
 from ntkit.cli._console import Clock, Context, err, out, print_json, steps
-from ntkit.cli._model import fit_model
+from ntkit.cli._model import check_replaceable, fit_model
 from ntkit.cli._own import Channels, Layout, OwnNetwork, check_options, is_own
 from ntkit.cli._scaling import Scaling
 from ntkit.errors import InputError
@@ -84,6 +85,7 @@ def fit(
     """
     clock = Clock()
     o.check_out(out_path)
+    check_replaceable(out_path)
     o.check_memory(memory)
     if alpha is not None and not (0 < alpha < float("inf")):
         raise InputError(f"`--alpha` must be a positive number, but is {alpha}.")
@@ -106,6 +108,7 @@ def fit(
         scales = (w_std, b_std, beta, fixed_layers)
         base = Architecture.of_options(shallow, activation or "relu", *scales, kernel.value, network, end)
         options = _candidates(base.on(dataset.shape, data, image), depth, activation)
+    _check_targets(dataset)
     labels = one_hot(dataset.y).y if dataset.kind == "classification" else _normal(dataset.y)
     if len(dataset.x) < 2:
         raise InputError(f"{dataset.source} has one example; a model is fitted to two or more.")
@@ -141,6 +144,17 @@ def fit(
         error = choice.best.loo_error**0.5
         out.print(f"root mean squared leave-one-out error {error:.4f} of the target's standard deviation")
     out.print(f"{out_path}: {format_bytes(out_path.stat().st_size)}, {clock.seconds:.1f} s", markup=False)
+
+
+def _check_targets(dataset: sets.Dataset) -> None:
+    """Refuses targets whose squares are beyond the range of numbers."""
+    if dataset.kind != "regression":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        good = np.isfinite(np.sum(np.abs(np.reshape(dataset.y, (len(dataset.y), -1))) ** 2, axis=1))
+    if not good.all():
+        row = int(np.argmin(good))
+        raise InputError(f"The target of example {row} (from 0) is too large: {dataset.y[row]}. Rescale the targets.")
 
 
 def _candidates(base: Architecture, depth: int | None, activation: str | None) -> list[Architecture]:

@@ -76,6 +76,7 @@ def cifar10(
     """
     clock = Clock()
     o.check_memory(memory)
+    room.configurations(_words(poolings), _numbers(depths), zca_reg if zca else None, window)  # before a download
     dataset = sets.load(data)
     most = room.shrunk(dataset, train or TRAIN, test or TEST)
     experiment = room.Experiment(

@@ -66,7 +66,7 @@ def kernel(
     computed = net.of_kind(kind)
     x2 = None
     if data2 is not None:
-        x2, shape = examples_of(data2, target, header, None, seed)
+        x2, shape = examples_of(data2, target, header, None, seed, maybe=True)
         o.check_image(net, shape, data2)
     x1, x2 = scaled(x1, x2, scale)
     if isinstance(net, OwnNetwork):
@@ -112,11 +112,12 @@ def _remove(where: Any) -> None:
 
 
 def examples_of(
-    source: str, target: str | None, header: bool | None, n: int | None, seed: int
+    source: str, target: str | None, header: bool | None, n: int | None, seed: int, maybe: bool = False
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The inputs of a data set, and the shape that an example had; a .csv and an .npy need no targets."""
+    """The inputs of a data set, and the shape that an example had; a .csv and an .npy need no targets, nor, if `maybe`,
+    the column `target`."""
     if source.lower().endswith((".csv", ".npy", ".npz")):
-        found = inputs_of(source, header=header, drop=o.column(target))
+        found = inputs_of(source, header=header, drop=o.column(target), maybe=maybe)
     else:
         found = sets.load(source, header=header, target=o.column(target))
     x = found.x

@@ -45,6 +45,8 @@ def predict(
     """
     clock = Clock()
     o.check_out(out_path, (".csv",))
+    if out_path.exists() and Path(data).exists() and out_path.samefile(data):
+        raise InputError(f"`--out` is {str(out_path)!r}, the data itself: choose another name.")
     o.check_memory(memory)
     fitted = load_model(model)
     own = fitted.architecture
@@ -79,8 +81,8 @@ def split_of(source: str, asked: Split | None) -> Split | None:
     both = has_test_inputs(path) if is_file else sets.load(source).x_test is not None
     if both:
         return asked or "test"
-    if asked == "test":
-        raise InputError(f"`--split test`, but {source} has no test examples of its own.")
+    if asked is not None:
+        raise InputError(f"`--split {asked}`, but {source} is one set of examples, without a split. Leave it out.")
     return None
 
 

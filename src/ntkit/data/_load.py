@@ -97,13 +97,16 @@ def inputs_of(
     header: bool | None = None,
     drop: str | int | None = None,
     split: Split = "train",
+    maybe: bool = False,
 ) -> Dataset:
-    """The same as a data set of stand-in targets, which knows the shape that examples had."""
+    """The same as a data set of stand-in targets, which knows the shape that examples had. `maybe`: a column `drop` of
+    a table need not be there."""
     path = Path(source).expanduser()
     _check_file(path, (".csv", ".npy", ".npz"))
     if path.suffix.lower() == ".csv":
         table = read_table(path, header)
-        dropped = None if drop is None else table.column(drop)
+        there = drop is not None and not (maybe and isinstance(drop, str) and drop not in table.names)
+        dropped = table.column(drop) if drop is not None and there else None
         x = table.numbers([i for i in range(len(table.rows[0])) if i != dropped]) if split == "train" else None
     else:
         arrays = {"x": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path, targets=False)

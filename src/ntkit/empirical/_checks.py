@@ -33,6 +33,8 @@ def chosen(params: Any, only: tuple[str, ...] | None) -> tuple[int, ...]:
     known = floats(params)
     if only is None:
         return tuple(known)
+    if not only:
+        raise InputError("`only` names no parameter, of which the kernel would be 0. None stands for all.")
     for part in only:
         if not any(_begins(name, part) for name, _ in known.values()):
             names = ", ".join(f"`{name}`" for name, _ in known.values())
@@ -88,6 +90,9 @@ def check_batch(name: str, x: Any) -> Any:
 
 def check_alike(x1: Any, x2: Any) -> None:
     first, second = ((jax.tree.structure(x), [(a.shape[1:], a.dtype) for a in jax.tree.leaves(x)]) for x in (x1, x2))
+    kinds = jax.tree.structure(x1), jax.tree.structure(x2)
+    if kinds[0] != kinds[1]:
+        raise InputError(f"`x1` and `x2` must be built alike, but are {kinds[0]} and {kinds[1]}.")
     if first != second:
         raise InputError(
             "`x1` and `x2` must hold examples of one shape and dtype, but those of `x1` are "
@@ -176,5 +181,5 @@ def check_values(value: Array, finite: Any = None) -> None:
     if not isinstance(value, jax.core.Tracer) and not bool(all_finite(value) if finite is None else finite):
         raise ComputationError(
             "The kernel has entries that are not finite, though the outputs are: a derivative is infinite (as of a "
-            f"square root at 0), or {value.dtype} overflows. Try float64."
+            f"square root at 0), or {value.dtype} overflows." + (" Try float64." if value.dtype.itemsize < 8 else "")
         )

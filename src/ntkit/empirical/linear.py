@@ -37,7 +37,7 @@ def taylor_expand(fn: Callable[[Any, Any], Any], params: Any, order: int) -> Cal
         step = jax.tree.map(jnp.subtract, eqx.filter(theta, eqx.is_inexact_array), free)
 
         def derivative(along: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            return lambda at: jax.jvp(along, (at,), (step,))[1]
+            return lambda at: pushed(along, at, step)
 
         term = lambda at: fn(eqx.combine(at, rest), x)  # noqa: E731
         total, factorial = term(free), 1.0
@@ -47,6 +47,18 @@ def taylor_expand(fn: Callable[[Any, Any], Any], params: Any, order: int) -> Cal
         return total
 
     return expanded
+
+
+def pushed(f: Callable[[Any], Any], at: Any, step: Any) -> Any:
+    """The derivative of f at a point along a step.
+
+    Where a function has a backward rule only (`jax.custom_vjp`) it is the transpose of the backward pass, which is
+    linear.
+    """
+    if "custom_vjp_call" not in str(jax.make_jaxpr(f)(at)):
+        return jax.jvp(f, (at,), (step,))[1]
+    out, pull = jax.vjp(f, at)
+    return jax.linear_transpose(lambda v: pull(v)[0], out)(step)[0]
 
 
 class Completed(eqx.Module):

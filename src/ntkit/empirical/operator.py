@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ntkit.empirical.linear import pushed
+from ntkit.errors import InputError
 from ntkit.linalg.operators import Symmetric
 
 
@@ -37,7 +39,12 @@ class NTKOperator(Symmetric):
             leaves[leaf] = value
         return self.fn(jax.tree.unflatten(self.treedef, leaves), self.x)
 
-    def mv(self, vector: Float[Array, "n o"]) -> Float[Array, "n o"]:
+    def mv(self, vector: Any) -> Float[Array, "n o"]:
+        shape = self.in_structure().shape
+        if jnp.shape(vector) != shape:
+            raise InputError(
+                f"The operator's vectors have shape {shape}, (examples, outputs); got {jnp.shape(vector)}."
+            )
         if self.rows >= len(vector):
             return _product(self, vector)
         # A loop of the host: XLA for CPU runs convolutions many times slower inside of its own.
@@ -62,7 +69,7 @@ class NTKOperator(Symmetric):
 @eqx.filter_jit
 def _product(operator: NTKOperator, vector: Array) -> Array:
     _, pull = jax.vjp(operator.of, operator.free)
-    return jax.jvp(operator.of, (operator.free,), pull(vector))[1]
+    return pushed(operator.of, operator.free, pull(vector)[0])
 
 
 @eqx.filter_jit
@@ -75,4 +82,4 @@ def _pulled(operator: NTKOperator, vector: Array, total: list[Array]) -> list[Ar
 @eqx.filter_jit
 def _pushed(operator: NTKOperator, slope: list[Array]) -> Array:
     """J w."""
-    return jax.jvp(operator.of, (operator.free,), (slope,))[1]
+    return pushed(operator.of, operator.free, slope)

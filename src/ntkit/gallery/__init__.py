@@ -5,7 +5,7 @@
 
 from ntkit.gallery._folder import Folder
 from ntkit.gallery._report import COLUMNS, NOTE, cells, markdown, plain, write
-from ntkit.gallery.cifar10 import Configuration, Estimate, Experiment, Row, estimate, run, shrunk
+from ntkit.gallery.cifar10 import Configuration, Estimate, Experiment, Row, configurations, estimate, run, shrunk
 
 EXPERIMENTS = {"cifar10": "Convolutional NTKs on CIFAR-10 (Arora et al. 2019; Li et al. 2019)"}
 
@@ -19,6 +19,7 @@ __all__ = [
     "Folder",
     "Row",
     "cells",
+    "configurations",
     "estimate",
     "markdown",
     "plain",

@@ -117,7 +117,7 @@ class Experiment:
         seed: int = 0,
         overwrite: bool = False,
     ):
-        self.configurations = _configurations(poolings, depths, zca, window)
+        self.configurations = configurations(poolings, depths, zca, window)
         self.flips, self.memory, self.dtype = flips, memory, dtype
         sets.image_shape(dataset.shape, dataset.source)
         self.dataset = sets.balanced(dataset, train, test, seed=seed)
@@ -145,7 +145,7 @@ class Experiment:
         return self._prepared[zca]
 
 
-def _configurations(
+def configurations(
     poolings: Sequence[str], depths: Sequence[int], zca: float | None, window: int
 ) -> list[Configuration]:
     """The cheapest first: those that take hours come last."""

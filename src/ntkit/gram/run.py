@@ -20,6 +20,7 @@ from ntkit.gram.identity import identity
 from ntkit.gram.masked import packed
 from ntkit.gram.plan import MORE, PAIRS, PAIRS_ON_ACCELERATOR, Plan, Tile, pairs_within, plan_for
 from ntkit.gram.program import Blocks, Program, precision
+from ntkit.gram.ranges import warn_of_variances
 from ntkit.gram.store import FULL, Store, find_journal, full_disk, open_store, paths_of
 from ntkit.kernels import check_examples, settled
 from ntkit.nn._masks import Masked
@@ -77,9 +78,18 @@ def gram(
     x1, x2, width = _inputs(x1, x2, dtype)
     budget = parse_memory(memory)
     if not callable(kernel):
-        raise InputError(f"`kernel` must be callable as `kernel(x1, x2)`, but is {type(kernel).__name__}.")
+        raise InputError(
+            f"`kernel` must be callable as `kernel(x1, x2)`, but is {type(kernel).__name__}. For a network pass "
+            "`ntkit.NTK(net)` or `ntkit.NNGP(net)`."
+        )
+    if _is_of_torch(kernel):
+        raise InputError(
+            "`kernel` is of `ntkit.torch.EmpiricalNTK`, which takes tensors. Pass `ntkit.torch.OnArrays(module)`, the "
+            "same kernel of arrays."
+        )
     if not (isinstance(progress, bool) or callable(progress)):
         raise InputError(f"`progress` must be True, False or a function of (done, total), but is {progress!r}.")
+    warn_of_variances(kernel, x1, x2)
     if x2 is None:  # a tile alone does not know the other inputs
         kernel = settled(kernel, x1)
     if not masked:
@@ -87,6 +97,11 @@ def gram(
             check_examples(kernel, np.asarray(x1[:3], width))
     job = _Job(kernel, x1, x2, width, math.inf if budget is None else budget, _sides(tile))
     return job.run(out, progress, overwrite)
+
+
+def _is_of_torch(kernel: Any) -> bool:
+    """Without importing torch: who has made such a kernel has done so."""
+    return type(kernel).__module__ == "ntkit.torch.kernel"
 
 
 def _inputs(x1: Any, x2: Any, dtype: Any) -> tuple[HostArray, HostArray | None, np.dtype]:

@@ -77,11 +77,11 @@ class Masked(eqx.Module):
         return where(self.mask[..., None], self.x, np.zeros((), self.x.dtype))
 
 
-def pad(images: Sequence[Any], size: Sequence[int] | None = None) -> Masked:
+def pad(images: Sequence[Any], size: Sequence[int] | int | None = None) -> Masked:
     """Images of several sizes, each (*space, c), as one `Masked`: zeros are put behind each axis.
 
-    **Arguments:** `images`: a sequence of arrays with equally many axes and channels. `size`: the pixels of each axis;
-    default the largest. Two sets that meet in one kernel need one size.
+    **Arguments:** `images`: a sequence of arrays with equally many axes and channels. `size`: the pixels of each axis
+    (of one axis a number); default the largest. Two sets that meet in one kernel need one size.
 
     **Raises:** `InputError` for arrays that do not go together, without pixels, or larger than `size`.
     """
@@ -98,7 +98,7 @@ def pad(images: Sequence[Any], size: Sequence[int] | None = None) -> Masked:
         if 0 in image.shape:
             raise InputError(f"`images[{i}]` has no pixels: its shape is {image.shape}.")
     largest = tuple(max(image.shape[axis] for image in arrays) for axis in range(rank))
-    size = largest if size is None else tuple(size)
+    size = largest if size is None else tuple(size) if np.iterable(size) else (size,)
     if len(size) != rank or any(s < n for s, n in zip(size, largest, strict=False)):
         raise InputError(f"`size` must be {rank} numbers, at least {largest}, the largest of `images`; got {size}.")
     x = np.zeros((len(arrays), *size, *channels), arrays[0].dtype)

@@ -11,6 +11,7 @@ from ntkit.errors import ComputationError, InputError
 from ntkit.gram import gram
 from ntkit.gram.host import on_host
 from ntkit.gram.program import is_dynamic, written_in_jax
+from ntkit.gram.ranges import warn_of_variances
 from ntkit.kernels import check_examples
 
 # Entries of a matrix that is computed in one piece. Beyond, `ntkit.gram` cuts it to a memory budget.
@@ -63,6 +64,7 @@ def evaluate(
     if size > _ONE_PIECE or memory is not None or on_host(kernel):
         result = _tiled(kernel, x1, x2, memory, progress)
     else:
+        warn_of_variances(kernel, x1, x2)
         check_examples(kernel, jnp.asarray(x1[:3]))
         with written_in_jax():
             result = _jit_call(*_split(kernel), jnp.asarray(x1), None if x2 is None else jnp.asarray(x2))
