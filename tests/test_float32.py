@@ -125,6 +125,16 @@ def near_duplicates(kind, features, n, seed=0):
     return np.concatenate([rows, twins])
 
 
+@pytest.mark.parametrize("features", [10, 30])
+@pytest.mark.parametrize("kind", ["turned", "antipodes"])
+def test_large_near_duplicates_keep_their_entry(features, kind):
+    # Of Erf at variance 1e8 the slope falls as 1 / sin(angle): what is wrong with an angle of 1e-4 is wrong with it.
+    x = (1e4 * near_duplicates(kind, features, 10)).astype(np.float32)
+    theta = ntkit.NTK(nn.mlp(1, 8, nn.Erf(), w_std=1.4, b_std=0.1))
+    single, double = (ntkit.gram(theta, x, dtype=d, progress=False) for d in ("float32", "float64"))
+    np.testing.assert_allclose(np.diag(single, 5), np.diag(double, 5), rtol=1e-5)
+
+
 def dense(b_std=0.0):
     return nn.Dense(8, 1.4, b_std)
 

@@ -89,16 +89,49 @@ def _slope(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple
 
 def _few(rows: _Rows, columns: _Rows) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
     """K(x, y) and relative gaps by direct sums over few features."""
-    units = [r.x * r.to_unit[:, None] for r in (rows, columns)]
-    product = apart = together = jnp.zeros((len(rows.x), len(columns.x)), rows.x.dtype)
+    product = jnp.zeros((len(rows.x), len(columns.x)), rows.x.dtype)
     for k in range(rows.x.shape[1]):
-        a, b = units[0][:, k, None], units[1][None, :, k]
         product = product + rows.x[:, k, None] * columns.x[None, :, k]
-        apart, together = apart + (a - b) ** 2, together + (a + b) ** 2
-    cosine = product * (rows.to_unit[:, None] * columns.to_unit[None, :])
-    closer = _snap(jnp.where(cosine < 0, together, apart) / 2)
-    gap = jnp.where(size(cosine) > 0.5, closer, 1 - size(cosine))
+    cosine = _cosine(rows, columns, product)
+    closer = _Closer.start(rows.to_unit[:, None], columns.to_unit[None, :], cosine)
+    for k in range(rows.x.shape[1]):
+        closer = closer.add(rows.x[:, k, None], columns.x[None, :, k])
+    gap = jnp.where(size(cosine) > 0.5, closer.gap(), 1 - size(cosine))
     return product / rows.x.shape[1], jax.lax.stop_gradient(gap)
+
+
+class _Closer(NamedTuple):
+    """1 - |cos| of nearly parallel rows x and y from sums over the features.
+
+    With unit vectors u = a x and v = b y, and d = u -+ v, it is |d|^2 / 2. A difference of rounded u and v would have
+    the error of their last digits; with r = min(a, b) it is r (x -+ y) + (a - r) x -+ (b - r) y, whose first term is
+    exact for near duplicates. Rounding of a and b is left, which moves d along m = u +- v, to which it is orthogonal:
+    |d|^2 - (d . m)^2 / |m|^2 is free of it.
+    """
+
+    a: Array
+    b: Array  # with the sign of the cosine
+    apart: Array
+    along: Array
+    together: Array
+
+    @staticmethod
+    def start(a: Array, b: Array, cosine: Array) -> "_Closer":
+        zero = jnp.zeros_like(cosine)
+        return _Closer(a, jnp.where(cosine < 0, -b, b), zero, zero, zero)
+
+    def add(self, x: Array, y: Array) -> "_Closer":
+        """The sums over some more features: arrays of one feature, or with an axis of them behind."""
+        a, b = self.a, self.b
+        r = jnp.minimum(a, size(b))
+        sign = jnp.where(b < 0, -1, 1).astype(x.dtype)
+        d = r * (x - sign * y) + ((a - r) * x - (b - sign * r) * y)
+        m = a * x + b * y
+        return self._replace(apart=self.apart + d * d, along=self.along + d * m, together=self.together + m * m)
+
+    def gap(self) -> Array:
+        tiny = jnp.finfo(self.apart.dtype).tiny
+        return _snap(jnp.maximum(self.apart - self.along**2 / jnp.maximum(self.together, tiny), 0) / 2)
 
 
 def _many(rows: _Rows, columns: _Rows) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
@@ -156,9 +189,9 @@ def _refine(
         # The filling lies outside, so its writes are dropped.
         (index,) = jnp.nonzero(near, size=chunk, fill_value=total)
         i, j = jnp.divmod(jnp.minimum(index, total - 1), cosine.shape[1])
-        sign = jnp.where(cosine[i, j] < 0, -columns.to_unit[j], columns.to_unit[j])
-        difference = rows.to_unit[i][:, None] * rows.x[i] - sign[:, None] * columns.x[j]
-        exact = _snap(jnp.sum(difference * difference, axis=1) / 2)
+        closer = _Closer.start(rows.to_unit[i][:, None], columns.to_unit[j][:, None], cosine[i, j][:, None])
+        terms = closer.add(rows.x[i], columns.x[j])
+        exact = jax.tree.map(lambda term: jnp.sum(term, axis=1), terms).gap()
         return gap.at[index].set(exact, mode="drop"), near.at[index].set(False, mode="drop")
 
     gap, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), step, (rough.ravel(), near.ravel()))

@@ -138,7 +138,7 @@ def test_a_function_with_a_backward_rule_only_has_an_operator_and_a_tangent(x64)
     moved = jax.tree.map(lambda a: a + 0.1, params)
     ours, theirs = (ntkit.taylor_expand(f, params, 2)(moved, x) for f in (fn, plain))
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-    with pytest.raises(InputError, match=r"\(6, 2\); got \(12,\)"):
+    with pytest.raises(InputError, match=r"\(6, 2\), .* got \(12,\)"):
         ntkit.EmpiricalNTK(fn, params).operator(x).mv(np.zeros(12))
     with pytest.raises(InputError, match="names no parameter"):
         ntkit.EmpiricalNTK(fn, params, only=[])
