@@ -285,6 +285,7 @@ def pickled(path="model.ntk"):
     "damage, word",
     [
         (lambda: rewrite(lambda h: h.update(version=VERSION + 1)), "Upgrade"),
+        (lambda: rewrite(lambda h: h.update(version=0)), "format version 0"),
         (lambda: rewrite(lambda h: h.update(format="other")), "not a model"),
         (lambda: rewrite(lambda h: h.pop("architecture")), "damaged"),
         (lambda: rewrite(lambda h: h["architecture"].update(activation="nope")), "no activation"),
@@ -304,6 +305,37 @@ def test_models_that_cannot_be_read_are_refused(run, damage, word):
     assert code == 2
     assert word in err
     assert not Path("predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, word",
+    [
+        (("fit", "train.csv", "--out", "train.csv"), "is no model of ntkit's"),
+        (("fit", "train.csv", "--out", "notes.txt"), "is no model of ntkit's"),
+        (("predict", "model.ntk", "train.csv", "--out", "train.csv"), "the data itself"),
+        (("predict", "model.ntk", "train.csv", "--split", "train"), "without a split"),
+    ],
+)
+def test_nothing_of_the_users_is_overwritten(run, argv, word):
+    table("train.csv")
+    Path("notes.txt").write_text("mine")
+    before = Path("train.csv").read_bytes()
+    assert run("fit", "train.csv", *QUICK)[0] == 0
+    assert run("fit", "train.csv", *QUICK)[0] == 0  # a model replaces a model
+    code, _, err = run(*argv, *(QUICK if argv[0] == "fit" else ()))
+    assert code == 2
+    assert word in err
+    assert Path("train.csv").read_bytes() == before
+    assert Path("notes.txt").read_text() == "mine"
+
+
+def test_new_rows_need_not_have_the_target(run):
+    table("train.csv")
+    lines = [line.rsplit(",", 1)[0] for line in Path("train.csv").read_text().splitlines()]
+    Path("new.csv").write_text("\n".join(lines[:4]) + "\n")
+    target = Path("train.csv").read_text().splitlines()[0].rsplit(",", 1)[1]
+    assert run("kernel", "train.csv", "--target", target, "--data2", "new.csv", "--out", "k.npy")[0] == 0
+    assert np.load("k.npy").shape == (30, 3)
 
 
 # Bad input
@@ -395,6 +427,7 @@ def test_bad_arrays_are_refused(run, make):
         (("kernel", "iris"), "--out"),
         (("fit", "iris", "--alpha", "0"), "alpha"),
         (("fit", "iris", "--alpha", "nan"), "alpha"),
+        (("gallery", "cifar10", "--poolings", "max"), "poolings"),
         (("fit", "iris", "--activation", "rleu"), "relu"),
         (("fit", "iris", "--out", "absent/m.ntk"), "--out"),
         (("fit", "iris", "--fixed-layers", "9"), "fixed"),
@@ -409,6 +442,14 @@ def test_wrong_options_are_usage(run, argv, word):
     code, _, err = run(*argv)
     assert code == 2
     assert word in err
+
+
+def test_targets_beyond_the_range_of_numbers_are_refused(run):
+    np.savez("large.npz", x=np.random.default_rng(0).normal(size=(6, 2)), y=[1.0, 2.0, 3.0, 1e300, 5.0, 6.5])
+    code, _, err = run("fit", "large.npz", *QUICK)
+    assert code == 2
+    assert "target of example 3 (from 0) is too large: 1e+300" in err
+    assert not Path("model.ntk").exists()
 
 
 def large(scale):

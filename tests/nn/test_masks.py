@@ -377,3 +377,9 @@ def _all_layers(net):
     yield net
     for child in getattr(net, "layers", getattr(net, "branches", ())):
         yield from _all_layers(child)
+
+
+def test_one_axis_may_be_padded_to_a_number():
+    padded = ntkit.pad([np.ones((3, 2)), np.ones((5, 2))], size=8)
+    assert padded.mask.sum(1).tolist() == [3, 5]
+    assert padded.mask.shape == (2, 8)

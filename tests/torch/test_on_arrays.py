@@ -126,5 +126,7 @@ def test_what_it_cannot_do_is_said(net, x):
         ntkit.gram(kernel, ntkit.Masked(images, np.ones(images.shape[:3], bool)))
     with pytest.raises(InputError, match=r"shape \(18, 18\)"):
         ntkit.posterior(ntkit.torch.OnArrays(net, outputs="full"), x, np.zeros(18))
+    with pytest.raises(InputError, match="OnArrays"):
+        ntkit.gram(ntkit.torch.EmpiricalNTK(net), x)
     with pytest.raises(InputError, match="block"):
         ntkit.posterior(kernel, x, np.zeros(18), method=ntkit.linalg.CG(block=5))

@@ -142,7 +142,8 @@ PoolingOption = Annotated[
 Image = Annotated[
     str | None,
     typer.Option(
-        help="Of cntk: the image that a row is, such as 28x28x1, if the data is a table.", rich_help_panel=_DATA
+        help="The image that a row is, such as 28x28x1, if the data is a table and the network takes images.",
+        rich_help_panel=_DATA,
     ),
 ]
 Depth = Annotated[int, typer.Option(min=0, help="Hidden layers; of cntk layers with weights.", rich_help_panel=_NET)]

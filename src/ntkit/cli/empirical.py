@@ -18,6 +18,7 @@ from ntkit.cli._own import Channels, Layout
 from ntkit.cli._scaling import Scaling
 from ntkit.cli._summary import alignment, eigenvalues, mean_of_outputs
 from ntkit.cli.kernel import examples_of
+from ntkit.data._load import pixels
 from ntkit.errors import InputError
 from ntkit.predict import one_hot
 
@@ -90,6 +91,8 @@ def empirical(
                 markup=False,
                 soft_wrap=True,
             )
+            if pixels(data):
+                err.print(f"The 8-bit integers of {data} are taken for pixels: divided by 255.", markup=False)
             for note in engine.notes:
                 err.print(note, markup=False, soft_wrap=True)
         plan, record = engine.plan()
@@ -163,7 +166,7 @@ def _write(folder: Path, network: str, plan: str, record: dict[str, Any], values
     rows = {"NTK": values} if values.ndim == 1 else {f"output {i}": row for i, row in enumerate(values[:8])}
     if all(row[0] > 0 for row in rows.values()):
         plots.spectrum(ax, rows)
-    ax.set_title(f"Spectrum of the NTK of {network}")
+    ax.set_title(f"Spectrum of the NTK of {network}\n({values.shape[-1]} eigenvalues)")
     with atomically(files["spectrum"]) as draft:
         figure.savefig(draft)
     return files

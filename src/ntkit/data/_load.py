@@ -117,6 +117,14 @@ def inputs_of(
     return make_dataset(x, np.zeros(len(x) if x.ndim else 0), name=path.stem, source=path.name, kind="regression")
 
 
+def pixels(source: str | os.PathLike[str]) -> bool:
+    """Whether the x of a file are 8-bit integers, which are divided by 255."""
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".npy" and path.is_file():
+        return read_npy(path).dtype == np.uint8
+    return path.suffix.lower() == ".npz" and path.is_file() and read_npz(path, targets=False)["x"].dtype == np.uint8
+
+
 def has_test_inputs(path: Path) -> bool:
     """Whether a file is an .npz with test inputs beside the training inputs. **Raises:** `InputError`."""
     _check_file(path, (".csv", ".npy", ".npz"))

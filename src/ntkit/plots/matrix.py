@@ -73,14 +73,15 @@ def spectrum(
     """Eigenvalues of Gram matrices against their rank, both on logarithmic scales, one line for each name.
 
     `ridge`: a level for some of the names, drawn dashed: directions below it are hardly learned. Eigenvalues at or
-    below the rounding of the largest are left out.
+    below the rounding of the largest are left out, and their number is said.
     """
     styles: list[Any] = ["-", "--", "-.", ":"]
     for i, (name, values) in enumerate(eigenvalues.items()):
         values = np.sort(np.asarray(values, np.float64))[::-1]
-        values = values[values > np.finfo(np.float64).eps * values[0]]
-        colour = COLOURS[i % len(COLOURS)]
-        ax.loglog(np.arange(1, len(values) + 1), values, styles[i % 4], color=colour, linewidth=1.8, label=name)
+        seen = values[values > np.finfo(np.float64).eps * values[0]]
+        colour, left = COLOURS[i % len(COLOURS)], len(values) - len(seen)
+        label = f"{name} ({left} of {len(values)} are 0 within rounding)" if left else name
+        ax.loglog(np.arange(1, len(seen) + 1), seen, styles[i % 4], color=colour, linewidth=1.8, label=label)
     for i, name in enumerate(eigenvalues):
         if ridge and name in ridge:
             ax.axhline(
@@ -88,5 +89,6 @@ def spectrum(
             )
     ax.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue of the Gram matrix")
     ax.grid(color=FAINT, alpha=0.25, linewidth=0.6)
-    ax.legend(frameon=False)
+    if len(ax.lines) > 1 or "(" in str(ax.lines[0].get_label()):
+        ax.legend(frameon=False)
     return ax

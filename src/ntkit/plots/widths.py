@@ -42,10 +42,16 @@ def width_study(ax: Axes, study: WidthStudy, *, bounds: bool = True, delta: floa
             markerfacecolor="white", label=label, zorder=2,
         )  # fmt: skip
     each = np.broadcast_to(m[:, None], study.deviations.shape)
-    ax.plot(each.ravel(), study.deviations.ravel(), "o", color=COLOURS[0], markersize=2.5, alpha=0.35, linewidth=0)
+    ax.plot(
+        each.ravel(), study.deviations.ravel(), "o", color=COLOURS[0], markersize=2.5, alpha=0.35, linewidth=0,
+        label="one draw",
+    )  # fmt: skip
     line = study.rate.constant * ends**study.rate.slope
     ax.plot(ends, line, color=COLOURS[0], linewidth=1.8, label=f"whole kernel: {_power(study.rate)}", zorder=3)
-    ax.plot(m, _means(study.deviations), "o", color=COLOURS[0], markersize=6, zorder=4)
+    ax.plot(
+        m, _means(study.deviations), "o", color=COLOURS[0], markersize=6, linewidth=0, zorder=4,
+        label="geometric mean of the draws",
+    )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel=_abscissa(study))
     ax.set_ylabel(r"$\|K - K_\infty\|_F \;/\; \|K_\infty\|_F$", color=INK)
     _mark_widths(ax, m)
