@@ -42,10 +42,11 @@ def test_wrong_matrices_are_refused(ax, matrix, labels):
 
 def test_the_spectrum_falls_and_leaves_rounding_out(ax):
     plots.spectrum(ax, {"NTK": np.array([1e-20, 3.0, 1.0]), "NNGP": np.array([2.0])}, ridge={"NTK": 0.1})
-    ntk = next(line for line in ax.lines if line.get_label() == "NTK")
+    label = "NTK (1 of 3 are 0 within rounding)"
+    ntk = next(line for line in ax.lines if line.get_label() == label)
     np.testing.assert_array_equal(ntk.get_ydata(), [3.0, 1.0])
     np.testing.assert_array_equal(ntk.get_xdata(), [1, 2])
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"NTK", "NNGP", "ridge, NTK"}
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {label, "NNGP", "ridge, NTK"}
     ax.figure.canvas.draw()
 
 
