@@ -313,7 +313,7 @@ def test_models_that_cannot_be_read_are_refused(run, damage, word):
         (("fit", "train.csv", "--out", "train.csv"), "is no model of ntkit's"),
         (("fit", "train.csv", "--out", "notes.txt"), "is no model of ntkit's"),
         (("predict", "model.ntk", "train.csv", "--out", "train.csv"), "the data itself"),
-        (("predict", "model.ntk", "train.csv", "--split", "train"), "without a split"),
+        (("predict", "model.ntk", "train.csv", "--split", "train"), "is one set, with no test examples"),
     ],
 )
 def test_nothing_of_the_users_is_overwritten(run, argv, word):

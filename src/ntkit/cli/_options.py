@@ -197,6 +197,8 @@ def notes_of(data: str, dataset: Dataset, asked: Task | None = None) -> list[str
         notes.append(f"The task, {dataset.kind}, is told from the target; `ntkit fit --task` sets it.")
     if dataset.kind == "regression" and (dataset.y == dataset.y[0]).all():
         notes.append(f"The target is constant, {dataset.y.flat[0]:g} in every example: there is nothing to learn.")
+    if (dataset.x == dataset.x[0]).all():
+        notes.append("All features are constant: nothing can be learned from them.")
     return notes
 
 

@@ -27,8 +27,8 @@ class Scaling:
 
             with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 fitted = StandardScaler().fit(x)
-            shift, scale = np.asarray(fitted.mean_), np.asarray(fitted.scale_)
-            good = np.isfinite(shift) & np.isfinite(scale)
+                shift, scale = np.asarray(fitted.mean_), np.asarray(fitted.scale_)
+                good = np.isfinite(scale) & np.isfinite(np.mean((x - shift) ** 2, axis=0))
             if not good.all():
                 raise InputError(
                     f"Feature {int(np.argmin(good))} (from 0) cannot be standardised: its squares are beyond the range "

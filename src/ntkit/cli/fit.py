@@ -131,7 +131,7 @@ def fit(
         print_json(found | _score(choice, dataset.kind) | {"seconds": round(clock.seconds, 3)})
         return
     out.print(f"{dataset.kind} of {data}: {choice.architecture}, ridge {choice.alpha:.2g}", markup=False)
-    if by:
+    if by and not _is_constant(dataset):
         value = criterion.of(choice.best)
         among = f"{len(options)} networks" if len(options) > 1 else f"{len(RIDGES)} ridges"
         out.print(
@@ -140,10 +140,15 @@ def fit(
         )
     if dataset.kind == "classification":
         out.print(f"leave-one-out accuracy {choice.best.loo_accuracy:.4f}")
-    else:
+    elif not _is_constant(dataset):
         error = choice.best.loo_error**0.5
         out.print(f"root mean squared leave-one-out error {error:.4f} of the target's standard deviation")
     out.print(f"{out_path}: {format_bytes(out_path.stat().st_size)}, {clock.seconds:.1f} s", markup=False)
+
+
+def _is_constant(dataset: sets.Dataset) -> bool:
+    """Then every error is one in units of nothing."""
+    return dataset.kind == "regression" and not np.ptp(dataset.y, axis=0).any()
 
 
 def _check_targets(dataset: sets.Dataset) -> None:

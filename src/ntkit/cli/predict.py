@@ -82,7 +82,7 @@ def split_of(source: str, asked: Split | None) -> Split | None:
     if both:
         return asked or "test"
     if asked is not None:
-        raise InputError(f"`--split {asked}`, but {source} is one set of examples, without a split. Leave it out.")
+        raise InputError(f"`--split {asked}`, but {source} is one set, with no test examples of its own. Leave it out.")
     return None
 
 

@@ -133,15 +133,15 @@ def has_test_inputs(path: Path) -> bool:
 
 def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     """A readable file of a kind we know, or an `InputError` that lists what there is."""
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder, no file.")
     if path.suffix.lower() not in suffixes:
         raise InputError(
             f"Unknown data {str(path)!r}. Give the path of a file ({', '.join(suffixes)}) or one of the names "
             f"{', '.join(NAMES)}."
         )
     if not path.is_file():
-        raise InputError(
-            f"{str(path)!r} is a folder, no file." if path.is_dir() else f"There is no file {str(path)!r}."
-        )
+        raise InputError(f"There is no file {str(path)!r}.")
     try:
         path.open("rb").close()
     except OSError as error:
