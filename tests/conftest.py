@@ -61,6 +61,20 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def run(capsys):
+    """Runs the command line; gives the exit code, what was printed, and the errors."""
+    from ntkit.cli import main
+
+    def run(*argv):
+        code = main([str(a) for a in argv])
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of the repository."""

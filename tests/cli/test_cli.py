@@ -31,19 +31,6 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs the command line; gives the exit code, what was printed, and the errors."""
-
-    def run(*argv):
-        code = main([str(a) for a in argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
-
-    return run
-
-
 def table(path, n=30, *, header=True, text=False, seed=0):
     """A CSV with two features and a real target; with `text`, labels."""
     rng = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 """`ntkit empirical`: kernels of networks in the current folder, against the library; each wrong input in one line."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 import zarr
 
 import ntkit
-from ntkit.cli import main
 
 NETS = """
 import numpy as np
@@ -73,14 +73,8 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*argv):
-        code = main(["empirical", *map(str, argv)])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
-
-    return run
+def run(run):
+    return functools.partial(run, "empirical")
 
 
 def test_of_a_jax_pair(run, x64):

@@ -12,10 +12,9 @@ import pytest
 
 import ntkit
 from ntkit import nn
-from ntkit.cli import main
 from ntkit.cli._architecture import Architecture
 from ntkit.cli._choose import _Together, choose
-from ntkit.cli._model import load_model
+from ntkit.cli._model import VERSION, load_model
 from ntkit.errors import InputError
 
 CNTK = ("--network", "cntk", "--depth", "2", "--scale", "none")
@@ -24,17 +23,6 @@ CNTK = ("--network", "cntk", "--depth", "2", "--scale", "none")
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*argv):
-        code = main([str(a) for a in argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
-
-    return run
 
 
 def drawn():
@@ -167,7 +155,7 @@ def test_a_model_of_before_there_were_images_is_read(run):
             content = new.read(name)
             if name == "header.json":
                 header = json.loads(content)
-                assert header["version"] == 2
+                assert header["version"] == VERSION
                 header["version"] = 1
                 for key in ("network_name", "pooling", "image"):
                     del header["architecture"][key]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import ntkit
-from ntkit.cli import main
 
 JAX_NETS = """
 import jax.numpy as jnp
@@ -50,17 +49,6 @@ def here(tmp_path, monkeypatch):
     x = rng.standard_normal((30, 3))
     np.savez("rows.npz", x=x, y=np.sin(x.sum(1)))
     np.savez("images.npz", x=rng.integers(0, 255, (30, 8, 8), np.uint8), y=np.arange(30) % 3)
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*argv):
-        code = main([str(a) for a in argv])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
-
-    return run
 
 
 def predictions(path="predictions.csv"):

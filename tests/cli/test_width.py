@@ -1,5 +1,6 @@
 """`ntkit width`: the numbers of `ntkit.width_study`, a picture, and one line for every wrong option."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,22 +10,13 @@ from sklearn.datasets import load_iris
 
 import ntkit
 from ntkit import nn
-from ntkit.cli import main
 from ntkit.cli.width import _widths
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Runs `ntkit width` in a folder of its own; gives the exit code, what was printed, and the errors."""
+def run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        code = main(["width", *map(str, argv)])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
-
-    return run
+    return functools.partial(run, "width")
 
 
 def test_numbers_picture_and_table(run):

@@ -1,5 +1,6 @@
 """CNTK on CIFAR-10, at sizes of a test: against brute force, stopped and resumed, and what is refused."""
 
+import functools
 import json
 
 import jax.numpy as jnp
@@ -8,7 +9,6 @@ import pytest
 
 import ntkit
 from ntkit import data, gallery, nn
-from ntkit.cli import main
 from ntkit.errors import InputError
 from ntkit.gallery import _folder
 from ntkit.gallery.cifar10 import PUBLISHED, RIDGES, Configuration, Mirrored, judge
@@ -256,16 +256,9 @@ def test_data_that_is_no_images(tmp_path, shape, words):
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        code = main(["gallery", *map(str, argv)])
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return code, printed.out, printed.err
-
-    return run
+    return functools.partial(run, "gallery")
 
 
 def test_the_list(run):
