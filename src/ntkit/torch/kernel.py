@@ -280,10 +280,13 @@ class _Run:
         o = self.s.outputs
         rows = {name: p.new_empty((len(x), o, p.numel())) for name, p in self.target.parameters.items()}
         for b in blocks:
-            side = side_of(self.target, x[b.rows], self.s, b.outs)
-            with torch.no_grad():
-                for name, whole in rows.items():
-                    whole[b.rows, b.outs] = gradients_by(self.target, self.s, side, name, self.most)
+            for first in range(b.outs.start, b.outs.stop, OUTPUTS):
+                outs = slice(first, min(first + OUTPUTS, b.outs.stop))
+                side = side_of(self.target, x[b.rows], self.s, outs)
+                with torch.no_grad():
+                    for name, whole in rows.items():
+                        whole[b.rows, outs] = gradients_by(self.target, self.s, side, name, self.most)
+                del side  # before the next one is made
             self._told(1)
         return Side(len(x), o, [], [], rows)
 
@@ -335,3 +338,5 @@ class _Run:
 CHUNK = 1 << 26
 # Bytes that pass through the network at a time where the Jacobian is kept: a quarter of it makes a block.
 SLAB = 1 << 26
+# Outputs whose cotangents are held at a time there. Each lot costs a forward pass.
+OUTPUTS = 5

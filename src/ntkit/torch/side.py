@@ -155,7 +155,9 @@ def differentiate(y: Tensor, sites: list[Site], cotangent: Tensor, retain: bool,
     if not inputs or not y.requires_grad:
         return [None] * len(inputs)
     try:
-        return list(torch.autograd.grad(y, inputs, cotangent, retain_graph=retain, allow_unused=True))
+        # Not `grad(y, inputs, cotangent)`, for which torch imports sympy: 45 MiB and a quarter of a second.
+        along = (y * cotangent).sum()
+        return list(torch.autograd.grad(along, inputs, retain_graph=retain, allow_unused=True))
     except CheckpointError as error:
         raise InputError(
             "`module` computes activations again on the way back (`torch.utils.checkpoint`), where their uses cannot "
