@@ -156,7 +156,8 @@ def differentiate(y: Tensor, sites: list[Site], cotangent: Tensor, retain: bool,
         return [None] * len(inputs)
     try:
         # Not `grad(y, inputs, cotangent)`, for which torch imports sympy: 45 MiB and a quarter of a second.
-        along = (y * cotangent).sum()
+        with torch.enable_grad():
+            along = (y * cotangent).sum()
         return list(torch.autograd.grad(along, inputs, retain_graph=retain, allow_unused=True))
     except CheckpointError as error:
         raise InputError(
