@@ -27,8 +27,13 @@ def test_masked_examples_are_learned_and_predicted():
     np.testing.assert_allclose(found.mean, cross @ inverse @ y, rtol=1e-9)
     np.testing.assert_allclose(found.variance, prior - np.diag(cross @ inverse @ cross.T), rtol=1e-9)
     np.testing.assert_allclose(ntkit.ridge(theta, x, y, alpha=0.1)(new), found.mean, rtol=1e-9)
+
+
+def test_masked_examples_in_ensembles_and_in_tune():
+    x, new, y, theta = masked_signals(0, (5, 8, 6, 7)), masked_signals(1, (7, 4)), np.arange(4.0), ntkit.NTK(READER)
+    ridge = ntkit.ridge(theta, x, y, alpha=0.1)
     ensemble = ntkit.ensemble(READER, x, y, noise=0.1)
-    np.testing.assert_allclose(ensemble(new, covariance=None).mean, found.mean, rtol=1e-9)
+    np.testing.assert_allclose(ensemble(new, covariance=None).mean, ridge(new), rtol=1e-9)
     tuned = ntkit.predict.tune([theta], x, y, noise=[0.1], progress=False)
     likelihood = ntkit.posterior(theta, x, y, noise=0.1).log_marginal_likelihood
     np.testing.assert_allclose(tuned.best.log_marginal_likelihood, likelihood, rtol=1e-9)
