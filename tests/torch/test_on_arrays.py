@@ -68,6 +68,17 @@ def test_a_row_of_tiles_passes_its_examples_through_the_network_once(net, x, mon
     assert not kernel._kept  # nothing is held when the job is over
 
 
+def test_nothing_is_kept_between_calls(net, x):
+    net, x = copy.deepcopy(net), x.copy()
+    kernel = ntkit.torch.OnArrays(net)
+    kernel(x)
+    with torch.no_grad():  # as training does
+        net[0].weight *= 2
+    np.testing.assert_array_equal(kernel(x), ntkit.torch.OnArrays(net)(x))
+    x *= 2
+    np.testing.assert_array_equal(kernel(x), ntkit.torch.OnArrays(net)(x))
+
+
 def test_a_stopped_file_goes_on_and_another_networks_file_is_refused(net, x, tmp_path):
     path, told = tmp_path / "kernel.npy", []
 

@@ -147,12 +147,17 @@ class OnArrays:
 
     def _run(self, x1: Any, x2: Any, told: Callable[[int, int], None] | None, apart: bool) -> dict[str, np.ndarray]:
         x1, second = np.asarray(x1), None if x2 is None else self.tensor(np.asarray(x2))
+        # Only within one job of `ntkit.gram`: between calls of a user's own, x1 and the parameters may change in place.
+        kept = None if told is None else self._kept_of(x1)
+        found = self.kernel._kernels(self.tensor(x1), second, alone=False, apart=apart, told=told, kept=kept)
+        return {name: _array(value) for name, value in found.items()}
+
+    def _kept_of(self, x1: np.ndarray) -> dict[Any, Side]:
+        """What an earlier tile left of x1: tiles of one row hand over the same array. When it goes, so does that."""
         if self._latest is None or self._latest() is not x1:
             self._kept.clear()
-            # Tiles of one row hand over the same array; when it goes, so does what was computed of it.
             self._latest = weakref.ref(x1, lambda _, kept=self._kept: kept.clear())
-        found = self.kernel._kernels(self.tensor(x1), second, alone=False, apart=apart, told=told, kept=self._kept)
-        return {name: _array(value) for name, value in found.items()}
+        return self._kept
 
 
 def _with_rest(function: Callable[..., Any], rest: dict[str, Any], some: dict[str, Any], x: torch.Tensor) -> Any:
