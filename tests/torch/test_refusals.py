@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from ntkit.errors import InputError  # noqa: E402
 from ntkit.torch import EmpiricalNTK, linearize  # noqa: E402
@@ -22,6 +23,17 @@ class Of(nn.Module):
 
     def forward(self, x):
         return self.function(self.layer(self.before(x)))
+
+
+class Recomputed(nn.Module):
+    """Computes its activations again on the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.outer(checkpoint(self.inner, x, use_reentrant=False).tanh())
 
 
 def with_nan():
@@ -57,6 +69,7 @@ REFUSED = {
     "a sum over the batch before": (lambda: Of(lambda x: x, lambda x: x + x.flip(0)), "depend on the other examples"),
     "no module": (lambda: 3, "a torch module or a callable"),
     "a root at 0": (lambda: Of(lambda x: (0 * x).abs().sqrt()), "a derivative by `layer.weight` that is not finite"),
+    "checkpoints": (Recomputed, "computes activations again on the way back"),
     "a spoilt gradient": (lambda: Of(lambda x: x.exp().mul_(2)), "changes in place what its own gradient needs"),
 }
 
