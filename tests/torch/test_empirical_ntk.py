@@ -85,7 +85,7 @@ def test_a_small_budget_cuts_examples_outputs_and_channels(case, outputs):
 
 def test_a_budget_in_between_cuts_channels():
     module, x = build(*CASES["gpt"]), CASES["gpt"][1]
-    kernel = EmpiricalNTK(module, outputs="full", memory="200kB")
+    kernel = EmpiricalNTK(module, outputs="full", memory="100kB")
     assert 1 < kernel.plan(x).blocks < len(x) * 3
     assert_close(kernel(x), M.contraction(module, x))
 

@@ -4,11 +4,9 @@ import dataclasses
 
 import torch
 
-from ntkit.errors import InputError
 from ntkit.torch.contract import Gram, chunks, entries, gradients
-from ntkit.torch.fallback import example_rows
 from ntkit.torch.plan import Step
-from ntkit.torch.side import Side, differentiate, record, scattered
+from ntkit.torch.side import Side, scattered
 from ntkit.torch.structure import Structure
 from ntkit.torch.target import Target
 from ntkit.torch.uses import Dense
@@ -24,14 +22,17 @@ class Block:
     outs: slice
 
 
-def bytes_per_example(s: Structure, entries: dict[str, int], outputs: int, word: int) -> int:
-    """What one example holds for `outputs` outputs: activations, graph, cotangents, rows where they are needed."""
-    held = 0
-    for kind, (g, t, k, f) in zip(s.kinds, s.sizes):
-        # The graph keeps an operation's input, its output and about one thing in between.
-        held += g * t * (k + (2 + outputs) * f) if kind is Dense else t * f * (outputs + 1)
-    held += outputs * max((entries[n] for n in entries if n in s.missed or n in s.derived), default=0) * 2
-    return max(1, held * word)
+def held_by_use(s: Structure, outputs: int) -> list[int]:
+    """How many numbers one example leaves at each use, for `outputs` outputs: activations and cotangents."""
+    return [
+        g * t * (k + outputs * f) if kind is Dense else t * f * outputs for kind, (g, t, k, f) in zip(s.kinds, s.sizes)
+    ]
+
+
+def held_per_example(s: Structure, entries: dict[str, int], outputs: int, word: int) -> int:
+    """Bytes that one example leaves for `outputs` outputs, at all uses and as rows where these are needed."""
+    rows = max((entries[n] for n in entries if n in s.missed or n in s.derived), default=0)
+    return max(1, word * (sum(held_by_use(s, outputs)) + 2 * outputs * rows))
 
 
 def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | None) -> list[Block]:
@@ -48,41 +49,6 @@ def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | N
         for i in range(0, n, rows)
         for a in range(0, o, outs)
     ]
-
-
-def side_of(target: Target, x: Tensor, s: Structure, outs: slice) -> Side:
-    """The factors of the gradients of outputs `outs` at the examples `x`."""
-    n, o = len(x), outs.stop - outs.start
-    recording = record(target, x)
-    y, sites = recording.y, recording.sites
-    if y.shape[1] != s.outputs:
-        raise InputError(f"`module` returned {s.outputs} outputs for one batch and {y.shape[1]} for another.")
-    if not s.fits(recording, n):  # the way through the network depends on the data
-        return Side(n, o, [], [], example_rows(target, list(target.parameters), x, outs, loop=True))
-    side = Side(n, o, sites, s.layouts, {})
-    wanted = [False] * len(side.uses)
-    for us in s.uses.values():
-        for u in us:
-            wanted[u] = True
-    _fill(side, recording.y, sites, outs, wanted)
-    if s.missed:
-        side.rows = example_rows(target, list(s.missed), x, outs, loop=s.loop)
-    return side
-
-
-def _fill(side: Side, y: Tensor, sites, outs: slice, wanted: list[bool]) -> None:
-    asked, u = [], 0
-    for site in sites:
-        if any(wanted[u : u + len(site.uses)]):
-            asked.append(site)
-        u += len(site.uses)
-    one = torch.zeros_like(y)
-    for a in range(outs.start, outs.stop):
-        one.zero_()[:, a] = 1
-        found = dict(zip(map(id, asked), differentiate(y, asked, one, a + 1 < outs.stop)))
-        grads = [found.get(id(site)) for site in sites for _ in site.uses]
-        with torch.no_grad():
-            side.fill(a - outs.start, grads, wanted)
 
 
 def gradients_by(target: Target, s: Structure, side: Side, name: str, most: int) -> Tensor:

@@ -18,6 +18,7 @@ Outputs = Literal["full", "diagonal", "mean"]
 
 # Row panels across a symmetric matrix, of which only the part from the diagonal on is computed: 5/8 of the whole.
 PANELS = 4
+NARROWEST = 16  # narrower panels are slower than the whole
 
 
 @dataclasses.dataclass
@@ -45,9 +46,10 @@ class Gram:
     def panels(self) -> list[tuple[slice, slice]]:
         """Examples of the rows, and of the columns that belong to them."""
         n1, n2 = self.n
-        if not self.symmetric or n1 < 2 * PANELS:
+        panels = min(PANELS, n1 // NARROWEST)
+        if not self.symmetric or panels < 2:
             return [(slice(0, n1), slice(0, n2))]
-        cuts = [n1 * i // PANELS for i in range(PANELS + 1)]
+        cuts = [n1 * i // panels for i in range(panels + 1)]
         return [(slice(a, b), slice(a, n2)) for a, b in itertools.pairwise(cuts)]
 
     def _block(self, rows: slice, columns: slice) -> Tensor:

@@ -11,9 +11,11 @@ from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
 from ntkit.linalg.products import check_count, generator
 from ntkit.linalg.sketch import Projection, drawn, measured
-from ntkit.torch.blocks import Block, Pair, blocks_of, bytes_per_example, gradients_by, side_of
+from ntkit.torch.blocks import Block, Pair, blocks_of, gradients_by, held_by_use, held_per_example
 from ntkit.torch.checks import check_examples, check_same_examples
 from ntkit.torch.contract import Gram, Outputs
+from ntkit.torch.cuts import Segment, segments_of
+from ntkit.torch.descent import Descent, passing_per_example, side_of
 from ntkit.torch.operator import operator_of
 from ntkit.torch.plan import Plan, by_rows, step
 from ntkit.torch.project import projected
@@ -97,11 +99,12 @@ class EmpiricalNTK:
         n, word = (len(x1), len(x1 if other is None else other)), self._target.like.element_size()
         examples = n[0] if other is None else sum(n)
         small = self._is_small(s, examples)
-        blocks = self._blocks(s, n[0], memory=SLAB if small else None)
+        segments = 1 if small else len(self._segments(s, examples))
+        blocks = 1 if segments > 1 else len(self._blocks(s, n[0], memory=SLAB if small else None))
         sizes = {name: p.numel() for name, p in self._target.parameters.items()}
         about = (s, n, other is None, s.outputs, self._outputs, word)
         steps = [(by_rows if small else step)(name, size, *about) for name, size in sizes.items()]
-        return Plan(steps, len(blocks), examples * s.outputs * sum(sizes.values()) * word)
+        return Plan(steps, blocks, segments, examples * s.outputs * sum(sizes.values()) * word)
 
     def to_scipy(self, x: Tensor):
         """The (n o, n o) kernel as a `scipy.sparse.linalg.LinearOperator`: one vjp and one jvp for each product.
@@ -113,7 +116,8 @@ class EmpiricalNTK:
         x, _ = self._checked(x, None)
         with self._target.unchanged():
             s = self._structure(x)
-            blocks = [b.rows for b in self._blocks(s, len(x), outs=1)]
+            passing = passing_per_example(s, self._target.like.element_size())
+            blocks = [b.rows for b in blocks_of(len(x), 1, 0, passing, self._memory)]
         return operator_of(self._target, x, s.outputs, blocks)
 
     def project(self, x: Tensor, dimension: int, *, key: int, check: int = 8, progress: Progress = True) -> Projection:
@@ -170,14 +174,26 @@ class EmpiricalNTK:
         return rows.stop - rows.start
 
     def _is_small(self, s: Structure, examples: int) -> bool:
-        """Whether the Jacobian is less than half of what passes through the network: few weights that see many pixels.
-        Then it is kept, and only some examples at a time pass."""
+        """Whether the Jacobian is less than half of what activations and cotangents would be: few weights that see many
+        pixels. Then it is kept in their place."""
         sizes = {name: p.numel() for name, p in self._target.parameters.items()}
         word = self._target.like.element_size()
         jacobian = examples * s.outputs * sum(sizes.values()) * word
-        passing = examples * bytes_per_example(s, sizes, s.outputs, word)
+        held = examples * held_per_example(s, sizes, s.outputs, word)
         fits = self._memory is None or max(jacobian, SLAB) <= self._memory // 4
-        return not s.derived and fits and passing > max(SLAB, 2 * jacobian)
+        return not s.derived and fits and held > max(SLAB, 2 * jacobian)
+
+    def _segments(self, s: Structure, examples: int) -> list[Segment]:
+        """The fewest segments of the network of which each, at all examples, holds a quarter of the memory; one if
+        there is no such number."""
+        memory, word = self._memory, self._target.like.element_size()
+        whole = frozenset(s.wanted)
+        held = [examples * word * numbers for numbers in held_by_use(s, s.outputs)]
+        for parts in range(1, 1 + len(s.cuts)):
+            found = segments_of(s.cuts, held, whole, parts)
+            if memory is None or most_held(found, s, held) <= memory // 4:
+                return found
+        return [Segment(None, None, whole)]
 
     def _blocks(
         self, s: Structure, n: int, outs: int | None = None, extra: int = 0, memory: int | None = None
@@ -186,8 +202,8 @@ class EmpiricalNTK:
         memory = self._memory if memory is None else memory
         sizes = {name: p.numel() for name, p in self._target.parameters.items()}
         word, o = self._target.like.element_size(), s.outputs
-        most = bytes_per_example(s, sizes, o if outs is None else outs, word) + extra
-        least = bytes_per_example(s, sizes, 1, word) + extra // o
+        most = held_per_example(s, sizes, o if outs is None else outs, word) + extra
+        least = held_per_example(s, sizes, 1, word) + extra // o
         blocks = blocks_of(n, o, max(1, (most - least) // max(1, o - 1)), most, memory)
         return blocks if outs is None else [b for b in blocks if b.outs.start == 0]
 
@@ -209,14 +225,19 @@ class EmpiricalNTK:
             s = self._structure(x1)
             names = list(self._target.parameters) if apart else [""]
             run = _Run(self._target, s, self._outputs, self._memory, alone, apart, told, kept)
-            small = self._is_small(s, len(x1) + (0 if other is None else len(other)))
+            examples = len(x1) + (0 if other is None else len(other))
+            small = self._is_small(s, examples)
+            segments = [] if small or kept is not None else self._segments(s, examples)
             memory = SLAB if small else None
             blocks1 = self._blocks(s, len(x1), memory=memory)
             blocks2 = blocks1 if other is None else self._blocks(s, len(other), memory=memory)
             shape = {"full": (s.outputs, s.outputs), "diagonal": (s.outputs,), "mean": ()}[self._outputs]
             n = (len(x1),) if alone else (len(x1), len(x1 if other is None else other))
             results = {name: x1.new_zeros((*n, *shape), dtype=self._target.like.dtype) for name in names}
-            (run.by_rows if small else run.all_blocks)(results, x1, other, blocks1, blocks2)
+            if len(segments) > 1:
+                run.by_segments(results, x1, other, segments)
+            else:
+                (run.by_rows if small else run.all_blocks)(results, x1, other, blocks1, blocks2)
         if self._outputs == "mean":
             for value in results.values():
                 value /= s.outputs
@@ -240,6 +261,7 @@ class _Run:
         self.outputs: Outputs = outputs
         self.target, self.s, self.alone, self.apart = target, s, alone, apart
         self.told, self.done, self.steps, self.kept = told, 0, 0, kept
+        self.memory = memory
         budget = 1 << 60 if memory is None else memory
         self.most = max(1, min(budget // 8, CHUNK) // target.like.element_size())
 
@@ -254,14 +276,14 @@ class _Run:
             self._told(1)
             for q in partners:
                 b2, one = blocks2[q], symmetric and p == q
-                side2 = side1 if one else side_of(self.target, x2[b2.rows], self.s, b2.outs)
+                side2 = side1 if one else side_of(self.target, x2[b2.rows], self.s, b2.outs, self.memory)
                 self._told(1)
                 self._pair(results, side1, side2, b1, b2, mirrored=symmetric and not one)
 
     def _first(self, x1: Tensor, b1: Block) -> Side:
         place = (b1.rows.start, b1.rows.stop, b1.outs.start, b1.outs.stop)
         found = None if self.kept is None else self.kept.get(place)
-        side = side_of(self.target, x1[b1.rows], self.s, b1.outs) if found is None else found
+        side = side_of(self.target, x1[b1.rows], self.s, b1.outs, self.memory) if found is None else found
         if self.kept is not None:
             self.kept.clear()
             self.kept[place] = side
@@ -282,13 +304,13 @@ class _Run:
         for b in blocks:
             for first in range(b.outs.start, b.outs.stop, OUTPUTS):
                 outs = slice(first, min(first + OUTPUTS, b.outs.stop))
-                side = side_of(self.target, x[b.rows], self.s, outs)
+                side = side_of(self.target, x[b.rows], self.s, outs, self.memory)
                 with torch.no_grad():
                     for name, whole in rows.items():
                         whole[b.rows, outs] = gradients_by(self.target, self.s, side, name, self.most)
                 del side  # before the next one is made
             self._told(1)
-        return Side(len(x), o, [], [], rows)
+        return Side(len(x), o, rows)
 
     def _partners(self, p: int, b1: Block, blocks2: list[Block], symmetric: bool) -> list[int]:
         """The blocks of x2 that are paired with block p of x1."""
@@ -304,38 +326,100 @@ class _Run:
         if self.told is not None:
             self.told(self.done, self.steps)
 
-    @torch.no_grad()
-    def _pair(self, results, side1: Side, side2: Side, b1: Block, b2: Block, mirrored: bool) -> None:
-        pair = Pair(self.target, self.s, side1, side2, self.alone, self.most)
-        symmetric = side1 is side2 and not self.alone
-        n, b = ((1, 1), side1.n) if self.alone else ((side1.n, side2.n), 1)
-        gram = None
-        for name, p in self.target.parameters.items():
-            if gram is None or self.apart:
-                gram = Gram.zeros(self.outputs, b, n, (side1.o, side2.o), symmetric, p)
-            way = step(name, p.numel(), self.s, n, symmetric, side1.o, self.outputs, p.element_size())
-            pair.add(gram, way)
-            self._told(1)
-            if self.apart:
-                self._place(results[name], gram.result(), b1, b2, mirrored)
-        if gram is not None and not self.apart:
-            self._place(results[""], gram.result(), b1, b2, mirrored)
+    def by_segments(self, results, x1: Tensor, other: Tensor | None, segments: list[Segment]) -> None:
+        """All examples in one block, segment by segment of the network: a parameter's turn comes where the last of its
+        uses has been passed, and then these are let go."""
+        every = slice(0, self.s.outputs)
+        one = Descent(self.target, x1, self.s, every, self.memory)
+        two = one if other is None else Descent(self.target, other, self.s, every, self.memory)
+        sides = [one] if two is one else [one, two]
+        blocks = (Block(slice(0, d.side.n), every) for d in (one, two))
+        total = _Total(self, results, one.side, two.side, *blocks, mirrored=False)
+        turns = turns_of(self.s, segments, list(self.target.parameters))
+        self.steps = len(segments) * len(sides) + len(self.target.parameters)
+        self._told(0)
+        for segment, names in zip(segments, turns, strict=True):
+            for descent in sides:
+                descent.through(segment)
+                self._told(1)
+            total.add(names)
+            for descent in sides:
+                descent.side.forget(u for name in names for u in self.s.uses.get(name, ()))
+        total.end()
 
-    def _place(self, result: Tensor, part: Tensor, b1: Block, b2: Block, mirrored: bool) -> None:
-        """Adds a block to where it belongs, and its transpose; blocks of outputs add up in a mean."""
-        part = part[:, 0, 0] if self.alone else part[0]
-        rows = (b1.rows,) if self.alone else (b1.rows, b2.rows)
-        outs = {"full": (b1.outs, b2.outs), "diagonal": (b1.outs,), "mean": ()}[self.outputs]
+    def _pair(self, results, side1: Side, side2: Side, b1: Block, b2: Block, mirrored: bool) -> None:
+        total = _Total(self, results, side1, side2, b1, b2, mirrored)
+        total.add(list(self.target.parameters))
+        total.end()
+
+
+class _Total:
+    """The kernel of two sides so far, of all parameters together or (`run.apart`) of each."""
+
+    def __init__(self, run: _Run, results, side1: Side, side2: Side, b1: Block, b2: Block, mirrored: bool):
+        self._run, self._results, self._place_of = run, results, (b1, b2, mirrored)
+        self._pair = Pair(run.target, run.s, side1, side2, run.alone, run.most)
+        self._symmetric = side1 is side2 and not run.alone
+        self._n, self._b = ((1, 1), side1.n) if run.alone else ((side1.n, side2.n), 1)
+        self._o = side1.o, side2.o
+        self._gram: Gram | None = None
+
+    @torch.no_grad()
+    def add(self, names: list[str]) -> None:
+        """What these parameters add."""
+        run = self._run
+        for name in names:
+            p = run.target.parameters[name]
+            if self._gram is None or run.apart:
+                self._gram = Gram.zeros(run.outputs, self._b, self._n, self._o, self._symmetric, p)
+            about = (run.s, self._n, self._symmetric, self._o[0], run.outputs, p.element_size())
+            self._pair.add(self._gram, step(name, p.numel(), *about))
+            run._told(1)
+            if run.apart:
+                self._place(self._results[name])
+
+    @torch.no_grad()
+    def end(self) -> None:
+        if self._gram is not None and not self._run.apart:
+            self._place(self._results[""])
+
+    def _place(self, result: Tensor) -> None:
+        """Adds the block to where it belongs, and its transpose; blocks of outputs add up in a mean."""
+        assert self._gram is not None
+        (b1, b2, mirrored), alone, outputs = self._place_of, self._run.alone, self._run.outputs
+        part = self._gram.result()
+        part = part[:, 0, 0] if alone else part[0]
+        rows = (b1.rows,) if alone else (b1.rows, b2.rows)
+        outs = {"full": (b1.outs, b2.outs), "diagonal": (b1.outs,), "mean": ()}[outputs]
         result[(*rows, *outs)] += part
         if mirrored:
-            outs = {"full": (b2.outs, b1.outs), "diagonal": (b1.outs,), "mean": ()}[self.outputs]
-            part = part if self.alone else part.transpose(0, 1)
-            part = part.transpose(-1, -2) if self.outputs == "full" else part
+            outs = {"full": (b2.outs, b1.outs), "diagonal": (b1.outs,), "mean": ()}[outputs]
+            part = part if alone else part.transpose(0, 1)
+            part = part.transpose(-1, -2) if outputs == "full" else part
             result[(*reversed(rows), *outs)] += part
 
 
-# Bytes of gradients made at a time: larger products are no faster.
-CHUNK = 1 << 26
+def turns_of(s: Structure, segments: list[Segment], names: list[str]) -> list[list[str]]:
+    """The parameters whose turn comes behind each segment: behind that of the lowest of their uses."""
+    turns: list[list[str]] = [[] for _ in segments]
+    for name in names:
+        among = [k for k, segment in enumerate(segments) if segment.uses.intersection(s.uses.get(name, ()))]
+        turns[-1 if name in s.missed or not among else among[-1]].append(name)
+    return turns
+
+
+def most_held(segments: list[Segment], s: Structure, held: list[int]) -> int:
+    """The most that is held behind a segment: its own uses, and those of parameters whose turn has not come."""
+    most, waiting = 0, set()
+    for segment, names in zip(segments, turns_of(s, segments, list(s.uses)), strict=True):
+        waiting |= segment.uses
+        most = max(most, sum(held[u] for u in waiting))
+        waiting -= {u for name in names for u in s.uses[name]}
+    return most
+
+
+# Bytes of gradients made at a time: they are read again while they are in the cache.
+CHUNK = 1 << 22
 # Bytes that pass through the network at a time where the Jacobian is kept: a quarter of it makes a block.
 SLAB = 1 << 26
 # Outputs whose cotangents are held at a time there. Each lot costs a forward pass.

@@ -22,11 +22,12 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A table of `steps`, printed by `str`. `jacobian` is the bytes of the Jacobians, which are
-    formed only where they are small."""
+    """A table of `steps`, printed by `str`. Examples are taken in `blocks`, the network in `segments` from the outputs
+    down. `jacobian` is the bytes of the Jacobians, which are formed only where they are small."""
 
     steps: list[Step]
     blocks: int
+    segments: int
     jacobian: int
 
     @property
@@ -40,9 +41,8 @@ class Plan:
     def __str__(self) -> str:
         rows = [("parameter", "method", "multiply-adds", "bytes")]
         rows += [(s.parameter, s.method, f"{s.operations:.2e}", format_bytes(s.size)) for s in self.steps]
-        rows += [
-            ("all", f"{self.blocks} block(s)", f"{self.operations:.2e}", f"{format_bytes(self.jacobian)} Jacobian")
-        ]
+        parts = f"{self.blocks} block(s), {self.segments} segment(s)"
+        rows += [("all", parts, f"{self.operations:.2e}", f"{format_bytes(self.jacobian)} Jacobian")]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
         lines += [f"{s.parameter} falls back: it {s.why}." for s in self.steps if s.why]

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from ntkit._progress import Meter
-from ntkit.torch.blocks import Block, gradients_by, side_of
+from ntkit.torch.blocks import Block, gradients_by
 from ntkit.torch.contract import Outputs
+from ntkit.torch.descent import side_of
 from ntkit.torch.structure import Structure
 from ntkit.torch.target import Target
 
@@ -27,7 +28,7 @@ def projected(
     features = torch.zeros(shape, dtype=target.like.dtype, device=target.like.device)
     for done, b in enumerate(blocks):
         meter(done)
-        side = side_of(target, x[b.rows], s, b.outs)
+        side = side_of(target, x[b.rows], s, b.outs, None)
         for number, (name, p) in enumerate(target.parameters.items()):
             if not s.uses.get(name) and name not in side.rows:
                 continue  # it does not reach the outputs

@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -27,13 +27,43 @@ SOURCE = "_ntkit_source"
 TRANSPOSED = {"TBackward0", "TransposeBackward0", "PermuteBackward0", "NumpyTBackward0"}
 
 
+class Stopped(BaseException):
+    """Ends a forward pass that has come as far as was asked for, at `out`."""
+
+    def __init__(self, out: torch.Tensor):
+        super().__init__()
+        self.out = out
+
+
+class Trail:
+    """The calls that made something of the examples: their number, and a `sign` that tells the ways through a network
+    apart. It stops behind call `until`, and keeps the `edge` of what call `mark` made; `made` lists what all made."""
+
+    def __init__(self, until: int | None = None, mark: int | None = None, made: list[Any] | None = None):
+        self.until, self.mark, self.made = until, mark, made
+        self.calls, self.sign, self.sign_at_mark = 0, 0, 0
+        self.edge: GradientEdge | None = None
+
+    def add(self, func: Any, out: Any) -> None:
+        if not isinstance(out, torch.Tensor):
+            return
+        self.calls, self.sign = self.calls + 1, hash((self.sign, func))
+        if self.made is not None:
+            self.made.append((out.grad_fn, self.sign))
+        if self.calls == self.mark and out.grad_fn is not None:
+            self.edge, self.sign_at_mark = get_gradient_edge(out), self.sign
+        if self.calls == self.until and out.grad_fn is not None:
+            raise Stopped(out)
+
+
 class Recorder(TorchFunctionMode):
     """Records the uses of `parameters` (by identity) while it is entered; `sites` holds them in order."""
 
-    def __init__(self, parameters: dict[int, str], rules: dict[Any, Callable]):
+    def __init__(self, parameters: dict[int, str], rules: dict[Any, Callable], trail: Trail):
         super().__init__()
         self.parameters = parameters
         self.rules = rules
+        self.trail = trail
         self.sites: list[Site] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -41,17 +71,16 @@ class Recorder(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:  # its own steps are recorded, in place of the whole
                 return _ATTENTION(*args, **kwargs)
-        rule = self.rules.get(func)
-        if rule is not None and torch.is_grad_enabled() and any_examples((args, kwargs)):
-            out = rule(self, func, *args, **kwargs)
-        else:
-            out = func(*args, **kwargs)
-        self._mark(func, args, kwargs, out)
+        of_examples = any_examples(args) or any_examples(kwargs)
+        rule = self.rules.get(func) if of_examples and torch.is_grad_enabled() else None
+        out = func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+        self._mark(func, args, out, of_examples)
         return out
 
-    def _mark(self, func, args, kwargs, out) -> None:
-        if any_examples((args, kwargs)):
+    def _mark(self, func, args, out, of_examples: bool) -> None:
+        if of_examples:
             mark(out)
+            self.trail.add(func, out)
             name = getattr(func, "__name__", "")
             if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
                 mark(args[0])

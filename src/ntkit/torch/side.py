@@ -2,6 +2,8 @@
 back."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointError
@@ -10,7 +12,7 @@ from ntkit.errors import InputError
 from ntkit.torch.checks import check_outputs
 from ntkit.torch.contract import chunks, gradients
 from ntkit.torch.operations import RULES
-from ntkit.torch.record import Recorder, leaves_behind
+from ntkit.torch.record import Recorder, Stopped, Trail, leaves_behind
 from ntkit.torch.target import Target
 from ntkit.torch.uses import Dense, Layout, Lookup, Matrix, Site, Use
 
@@ -19,53 +21,110 @@ Tensor = torch.Tensor
 
 @dataclasses.dataclass
 class Recording:
-    """A forward pass: outputs, sites, and the parameters that reach the outputs in ways that were not recorded."""
+    """A forward pass: its outputs (or what it was stopped at), sites, and the parameters that reach the outputs in ways
+    that were not recorded."""
 
     y: Tensor
     sites: list[Site]
     missed: set[str]
+    trail: Trail
 
 
-def record(target: Target, x: Tensor) -> Recording:
+def record(target: Target, x: Tensor, trail: Trail | None = None) -> Recording:
+    """The pass of x through the network, as far as `trail` asks."""
     names = {id(value): name for name, value in target.parameters.items()}
-    recorder = Recorder(names, RULES)
+    recorder = Recorder(names, RULES, Trail() if trail is None else trail)
     with torch.enable_grad():
         x = x.view_as(x)
-        with recorder:
-            y = target(recorder.examples(x))
-    check_outputs(target, x, y)
+        try:
+            with recorder:
+                y = target(recorder.examples(x))
+        except Stopped as stopped:
+            y = stopped.out
+        else:
+            check_outputs(target, x, y)
     missed = {names[id(v)] for v in leaves_behind(y) if id(v) in names}
-    return Recording(y, [s for s in recorder.sites if s.uses], missed)
+    return Recording(y, [s for s in recorder.sites if s.uses], missed, recorder.trail)
 
 
 class Side:
-    """`uses` with their `cotangents` (n, g, o, f, T), (n, o, T, w) or (n, o, *weight), by number of the use.
+    """The gradients of n examples and o outputs, by number of the use: `uses` with the activations of all examples, and
+    their `cotangents` (n, g, o, f, T), (n, o, T, w) or (n, o, *weight).
 
-    `rows` holds (n, o, p) of parameters that fell back.
+    Examples pass through the network some at a time: `begin`, `fill` for each output, `end`. `rows` holds (n, o, p) of
+    parameters that fell back.
     """
 
-    def __init__(self, n: int, o: int, sites: list[Site], layouts: list[Layout | None], rows: dict[str, Tensor]):
+    def __init__(self, n: int, o: int, rows: dict[str, Tensor]):
         self.n, self.o, self.rows = n, o, rows
-        self.uses: list[Use] = [use for site in sites for use in site.uses]
-        self.layouts = [
-            layout if layout is not None and use.allows(layout, len(site.shape)) else None
-            for site, layout in zip(sites, layouts)
-            for use in site.uses
-        ]
-        self.cotangents: list[Tensor | None] = [None] * len(self.uses)
+        self.uses: list[Use] = []
+        self.layouts: list[Layout | None] = []
+        self.cotangents: list[Tensor | None] = []
+        self._first: dict[int, int] = {}
+        self._passing: tuple[slice, list[Use]] = slice(0, 0), []
+
+    def begin(self, rows: slice, sites: list[Site], layouts: list[Layout | None], wanted: list[bool]) -> bool:
+        """Examples `rows` have passed through the sites; of the uses there only the `wanted` ones are taken.
+
+        False if what these share is not what those of the examples before shared.
+        """
+        uses = [use for site in sites for use in site.uses]
+        self._passing, first = (rows, uses), _first_alike(uses, wanted)
+        if not self.uses:
+            self.layouts = [
+                layout if layout is not None and use.allows(layout, len(site.shape)) else None
+                for site, layout in zip(sites, layouts)
+                for use in site.uses
+            ]
+            self.uses, self.cotangents = [use.with_examples(None) for use in uses], [None] * len(uses)
+        if rows.start == 0:
+            self._first = first
+            self._make_room(uses, whole=rows.stop == self.n)
+        if rows.stop - rows.start < self.n and first == self._first:
+            self._copy(rows, uses)
+        return first == self._first
+
+    def _make_room(self, uses: list[Use], whole: bool) -> None:
+        """For the activations of all examples: those of one pass would lie scattered among what it frees."""
+        for u, first in self._first.items():
+            examples, layout = uses[u].examples, self.layouts[u]
+            if first != u:
+                examples = self.uses[first].examples
+            elif examples is not None and layout is not None and not whole:
+                shape = list(examples.shape)
+                shape[layout.axis] = self.n * layout.share
+                examples = examples.new_empty(shape)
+            self.uses[u] = uses[u].with_examples(examples)
+
+    def _copy(self, rows: slice, uses: list[Use]) -> None:
+        for u, first in self._first.items():
+            whole, part, layout = self.uses[u].examples, uses[u].examples, self.layouts[u]
+            if first == u and layout is not None and part is not None and whole is not None:
+                layout.split(whole)[rows] = layout.split(part)
 
     def fill(self, a: int, grads: list[Tensor | None], wanted: list[bool]) -> None:
-        """Takes the gradients of output `a`, one for each use."""
-        for u, (use, layout, grad) in enumerate(zip(self.uses, self.layouts, grads)):
+        """Takes the gradients of output `a` at the examples that pass, one for each use."""
+        rows, uses = self._passing
+        for u, (use, layout, grad) in enumerate(zip(uses, self.layouts, grads)):
             if grad is None or layout is None or not wanted[u]:
                 continue
             part = use.cotangents(grad, layout)
             axis = 2 if isinstance(use, Dense) else 1
             kept = self.cotangents[u]
             if kept is None:
-                kept = part.new_zeros((*part.shape[:axis], self.o, *part.shape[axis:]))
+                kept = _room(part, (self.n, *part.shape[1:axis], self.o, *part.shape[axis:]))
                 self.cotangents[u] = kept
-            kept.select(axis, a).copy_(part)
+            kept[rows].select(axis, a).copy_(part)
+
+    def end(self) -> None:
+        """Lets go of what only `fill` reads."""
+        self._passing = slice(0, 0), []
+
+    def forget(self, us: Iterable[int]) -> None:
+        """Lets go of some uses, whose gradients are not asked for again."""
+        for u in us:
+            if u < len(self.uses):
+                self.uses[u], self.cotangents[u] = self.uses[u].with_examples(None), None
 
     def activations(self, u: int) -> Tensor:
         use, layout = self.uses[u], self.layouts[u]
@@ -127,6 +186,24 @@ class Side:
         return total.unflatten(0, (self.n, self.o))
 
 
+def _room(part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros, with the last two axes in memory as `part` has them: copying in another order is slow."""
+    if part.dim() > 1 and part.mT.is_contiguous():
+        return part.new_zeros((*shape[:-2], shape[-1], shape[-2])).mT
+    return part.new_zeros(shape)
+
+
+def _first_alike(uses: list[Use], wanted: list[bool]) -> dict[int, int]:
+    """For each wanted use the number of the first that reads the same activations."""
+    found: dict[Any, int] = {}
+    first: dict[int, int] = {}
+    for u, use in enumerate(uses):
+        x = use.examples
+        if wanted[u]:
+            first[u] = u if x is None else found.setdefault((x.data_ptr(), x.shape, x.stride()), u)
+    return first
+
+
 def _pull(weight: Tensor, parameter: Tensor, rows: Tensor) -> Tensor | None:
     """The rows times the derivative of `weight` by `parameter`; one at a time where autograd cannot take several."""
     try:
@@ -149,8 +226,8 @@ def scattered(index: Tensor, g: Tensor, start: int, stop: int) -> Tensor:
     return sums.view(n, height + 1, o, w)[:, :height].transpose(1, 2)
 
 
-def differentiate(y: Tensor, sites: list[Site], cotangent: Tensor, retain: bool, extra: tuple[Tensor, ...] = ()):
-    """Gradients by the outputs of the sites (and by `extra`): None where there is no way."""
+def differentiate(y: Tensor, sites: list[Site], cotangent: Tensor, retain: bool, extra: tuple[Any, ...] = ()):
+    """Gradients by the outputs of the sites (and by `extra`, tensors or edges): None where there is no way."""
     inputs = [*(site.edge for site in sites), *extra]
     if not inputs or not y.requires_grad:
         return [None] * len(inputs)

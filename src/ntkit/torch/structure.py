@@ -14,8 +14,9 @@ import torch
 
 from ntkit.errors import InputError
 from ntkit.torch.checks import close, passed, tolerance
+from ntkit.torch.cuts import Cut, cuts_of
 from ntkit.torch.fallback import example_rows
-from ntkit.torch.record import leaves_behind
+from ntkit.torch.record import Trail, leaves_behind
 from ntkit.torch.side import Recording, Side, differentiate, record
 from ntkit.torch.target import Target
 from ntkit.torch.uses import Dense, Layout, Lookup, Matrix, Site
@@ -27,8 +28,8 @@ Tensor = torch.Tensor
 class Structure:
     """`uses`: by parameter the numbers of its uses; `derived`: parameters of which some weight is computed.
 
-    `missed`: parameters that fall back, and why; `loop`: whether they do so one example at a time. `sizes`: of each
-    use and one
+    `missed`: parameters that fall back, and why; `loop`: whether they do so one example at a time. `cuts`: where the
+    network narrows to one tensor. `sizes`: of each use and one
     example the numbers (g, T, k, f), (1, T, rows, w) or (1, 1, 1, entries).
     """
 
@@ -43,13 +44,19 @@ class Structure:
     kinds: list[type]
     sizes: list[tuple[int, int, int, int]]
     matrices: list[bool]
+    cuts: list[Cut]
 
-    def fits(self, recording: Recording, n: int) -> bool:
-        """Whether another forward pass has the same uses."""
+    @property
+    def wanted(self) -> frozenset[int]:
+        """The uses of parameters that do not fall back."""
+        return frozenset(u for us in self.uses.values() for u in us)
+
+    def fits(self, recording: Recording, n: int, whole: bool) -> bool:
+        """Whether another forward pass has the same uses; not `whole`: as far as it came."""
         shapes = [_scaled(s, layout, n) for s, layout in zip(self.shapes, self.layouts)]
         sites = recording.sites
         return (
-            _signature(sites) == self.signature
+            _signature(sites) == (self.signature if whole else self.signature[: len(sites)])
             and all(s is None or s == site.shape for s, site in zip(shapes, sites))
             and recording.missed <= set(self.missed)
         )
@@ -81,11 +88,13 @@ def study(target: Target, x: Tensor) -> Structure:
     two = record(target, x3[:2].clone())
     with torch.enable_grad():
         x3 = x3.requires_grad_() if x3.is_floating_point() else x3
-    three = record(target, x3)
+    three = record(target, x3, Trail(made=[]))
     _check_function(plain, two.y.detach(), three.y.detach())
     plain_grads, grads, layouts = _cotangents(target, x3, plain, two, three)
-    side = Side(3, 1, three.sites, layouts, {})
-    side.fill(0, [g for g, s in zip(grads, three.sites) for _ in s.uses], [True] * len(side.uses))
+    side = Side(3, 1, {})
+    wanted = [True] * sum(len(site.uses) for site in three.sites)
+    side.begin(slice(0, 3), three.sites, layouts, wanted)
+    side.fill(0, [g for g, s in zip(grads, three.sites) for _ in s.uses], wanted)
     return _structure(target, x3.detach(), three, side, layouts, plain_grads)
 
 
@@ -173,6 +182,7 @@ def _structure(target, x: Tensor, recording: Recording, side: Side, layouts, pla
         matrices=[
             isinstance(use, Lookup) or (isinstance(use, Dense) and isinstance(use.form, Matrix)) for use in side.uses
         ],
+        cuts=cuts_of(recording),
     )
 
 

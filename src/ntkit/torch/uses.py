@@ -6,8 +6,10 @@ a factor,
 summed over the axes along which the weight was broadcast.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -46,6 +48,15 @@ class Use:
         """What is kept of the gradient by the output: (n, ...)."""
         raise NotImplementedError
 
+    @property
+    def examples(self) -> torch.Tensor | None:
+        """What of the examples the gradient is made of, beside the cotangents."""
+        raise NotImplementedError
+
+    def with_examples(self, examples: torch.Tensor | None) -> "Use":
+        """The same use of the same weight by other examples, whose cotangents are known."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass
 class Dense(Use):
@@ -57,6 +68,13 @@ class Dense(Use):
 
     def allows(self, layout: Layout, ndim: int) -> bool:
         return self.form.allows(layout, ndim)
+
+    @property
+    def examples(self) -> torch.Tensor:
+        return self.input
+
+    def with_examples(self, examples: torch.Tensor | None) -> Use:
+        return _changed(self, "input", examples)
 
     def activations(self, layout: Layout) -> torch.Tensor:
         return self.form.activations(self.input, layout)
@@ -81,6 +99,13 @@ class Lookup(Use):
     def allows(self, layout: Layout, ndim: int) -> bool:
         return layout.axis < ndim - 1
 
+    @property
+    def examples(self) -> torch.Tensor:
+        return self.index
+
+    def with_examples(self, examples: torch.Tensor | None) -> Use:
+        return _changed(self, "index", examples)
+
     def rows(self, layout: Layout) -> torch.Tensor:
         return layout.split(self.index).flatten(1)
 
@@ -101,6 +126,13 @@ class Entry(Use):
         inside = self.part is None or self.part[0] != layout.axis
         return inside and self.shape[layout.axis] == 1
 
+    @property
+    def examples(self) -> None:
+        return None
+
+    def with_examples(self, examples: torch.Tensor | None) -> Use:
+        return _changed(self, "factor", 1.0)  # cotangents are multiplied by it already
+
     def cotangents(self, grad: torch.Tensor, layout: Layout) -> torch.Tensor:
         """(n, *weight): already the gradient of each example."""
         if self.part is not None:
@@ -113,6 +145,12 @@ class Entry(Use):
         axes = [i + 1 for i, size in enumerate(self.shape) if size == 1 and grad.shape[i + 1] != 1]
         grad = grad.sum(axes, keepdim=True) if axes else grad
         return grad.reshape(len(grad), *self.weight.shape)
+
+
+def _changed(use: Use, field: str, value: Any) -> Use:
+    use = copy.copy(use)
+    setattr(use, field, value)
+    return use
 
 
 @dataclasses.dataclass
