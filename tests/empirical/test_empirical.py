@@ -286,6 +286,10 @@ def linear(params, x):
     return x @ params["w"]
 
 
+def third_reads_first(params, x):
+    return jnp.where((jnp.arange(len(x)) == 2)[:, None], x[:1], x) @ params["w"]
+
+
 @pytest.mark.parametrize(
     "fn, params, x, message",
     [
@@ -301,6 +305,7 @@ def linear(params, x):
         (linear, W, np.where(X > 1, np.nan, X), "`x1"),
         (linear, W, (), "holds no array"),
         (normalised, W, X, "depends? on other examples, as under batch normalisation"),
+        (third_reads_first, W, X, "gives example 2 of `x1` another output"),
         (3, W, X, "`fn` must be a function"),
     ],
 )

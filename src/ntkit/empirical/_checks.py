@@ -126,7 +126,7 @@ def are_known(*trees: Any) -> bool:
 
 
 class Probe(NamedTuple):
-    """Which rows of the outputs are finite, and the first row in its batch and alone."""
+    """Which rows of the outputs are finite, and all rows (n, o) in their batch and each alone."""
 
     finite: Array
     together: Array
@@ -134,8 +134,13 @@ class Probe(NamedTuple):
 
     @staticmethod
     def of(fn: Callable, params: Any, x: Any) -> "Probe":
+        def one(example: Any) -> Array:
+            return fn(params, jax.tree.map(lambda a: a[None], example))[0]
+
         y = fn(params, x)
-        return Probe(jnp.isfinite(y).all(1), y[0], fn(params, jax.tree.map(lambda a: a[:1], x))[0])
+        # All examples, each alone, is what a structured kernel computes as well; the first one by itself would be more
+        # to compile.
+        return Probe(jnp.isfinite(y).all(1), y, jax.vmap(one)(x))
 
 
 @eqx.filter_jit
@@ -148,11 +153,13 @@ def check_outputs(probe: Probe, fn: Callable, params: Any, name: str, x: Any) ->
     finite, together, alone = (np.asarray(a) for a in probe)
     # Another batch size may round differently; what a batch norm does is far more.
     with np.errstate(invalid="ignore"):
-        apart = np.abs(together - alone).max()
-    if apart > 1e-3 * max(1e-30, np.abs(alone).max()):
+        apart = np.abs(together - alone).max(axis=1)
+    wrong = apart > 1e-3 * max(1e-30, np.abs(alone).max())
+    if wrong.any():
+        i = int(np.argmax(wrong))
         raise InputError(
-            f"`fn` gives the first example of `{name}` another output in its batch than alone "
-            f"(they differ by {apart:.2g}): its rows depend on other examples, as under batch normalisation in "
+            f"`fn` gives example {i} of `{name}` another output in its batch than alone "
+            f"(they differ by {apart[i]:.2g}): its rows depend on other examples, as under batch normalisation in "
             "training mode, or on chance, as under dropout. Use the network as it predicts: running averages, no "
             "dropout."
         )
