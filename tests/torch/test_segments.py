@@ -9,15 +9,21 @@ from test_empirical_ntk import CASES, assert_close, build, reduced  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ntkit.torch import EmpiricalNTK, descent  # noqa: E402
-from ntkit.torch.blocks import held_by_use  # noqa: E402
-from ntkit.torch.cuts import segments_of  # noqa: E402
+from ntkit.torch.cuts import Segment, segments_within  # noqa: E402
 
 
-def cut_in(monkeypatch, parts):
-    """Kernels go by so many segments, where the network can be cut so often; two or three examples pass together."""
+def in_segments(s, part):
+    """Of which each holds about a part of the whole, or as little as the network allows."""
+    held = s.held(s.outputs)
+    limits = [sum(held) * part * 1.1**k for k in range(40)]
+    return next(found for limit in limits if (found := segments_within(s.cuts, s.uses, held, limit)))
+
+
+def cut_in(monkeypatch, part):
+    """Kernels go by segments; two or three examples pass together."""
 
     def segments(self, s, examples):
-        return segments_of(s.cuts, held_by_use(s, s.outputs), s.wanted, min(parts, 1 + len(s.cuts)))
+        return in_segments(s, part) if s.wanted else [Segment(None, None, s.wanted)]
 
     monkeypatch.setattr(EmpiricalNTK, "_segments", segments)
     monkeypatch.setattr(EmpiricalNTK, "_is_small", lambda *_: False)
@@ -39,13 +45,12 @@ def structure(module, x):
     return EmpiricalNTK(module)._structure(x)
 
 
-@pytest.mark.parametrize("parts", [3])
 @pytest.mark.parametrize("case", CASES)
-def test_segments_add_up_to_the_contraction_of_the_jacobian(case, parts, monkeypatch):
+def test_segments_add_up_to_the_contraction_of_the_jacobian(case, monkeypatch):
     make, x = CASES[case]
     module = build(make, x)
     full = M.contraction(module, x)
-    cut_in(monkeypatch, parts)
+    cut_in(monkeypatch, 0.05)
     never_lost(monkeypatch)
     for outputs in ("full", "diagonal", "mean"):
         wanted, kernel = reduced(full, outputs), EmpiricalNTK(module, outputs=outputs)
@@ -76,8 +81,8 @@ def test_a_chain_can_be_cut_at_every_layer_and_a_shortcut_cannot():
 def test_blocks_of_a_decoder_are_cut_apart():
     make, x = CASES["gpt"]
     s = structure(build(make, x), x)
-    segments = segments_of(s.cuts, held_by_use(s, s.outputs), s.wanted, 3)
-    assert len(segments) == 3
+    segments = in_segments(s, 0.3)
+    assert len(segments) > 3
     assert sorted(u for segment in segments for u in segment.uses) == sorted(s.wanted)
     calls = [segment.above.call for segment in segments[1:]]
     assert calls == sorted(calls, reverse=True)
@@ -88,7 +93,7 @@ def test_a_budget_below_what_is_held_cuts_the_network_before_the_examples():
     x = torch.randn(40, 9, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     net = nn.Sequential(module, nn.Flatten()).double()
     s = structure(net, x)
-    held = 40 * 8 * sum(held_by_use(s, s.outputs))
+    held = 40 * 8 * sum(s.held(s.outputs))
     kernel, plan = EmpiricalNTK(net, memory=held), EmpiricalNTK(net, memory=held).plan(x)
     assert plan.blocks == 1
     assert plan.segments > 3  # each of which holds a quarter
@@ -122,7 +127,7 @@ def test_a_network_that_goes_another_way_for_some_examples_falls_back(turning, m
     rows = [torch.func.jacrev(lambda p, e=e: torch.func.functional_call(module, p, (e[None],))[0])(
         {name: p.detach() for name, p in module.named_parameters()}) for e in x]  # fmt: skip
     jacobian = torch.stack([torch.cat([j.flatten(1) for j in row.values()], 1) for row in rows])
-    cut_in(monkeypatch, 3)
+    cut_in(monkeypatch, 0.05)
     assert structure(module, x).cuts[0].below == {0, 1, 2, 3}  # at the sum
     monkeypatch.setattr(descent, "passes", lambda n, *_: [slice(0, min(4, n)), slice(4, n)][: 1 + (n > 4)])
     found = EmpiricalNTK(module, outputs="full")(x)

@@ -9,7 +9,6 @@ from ntkit.torch.plan import Step
 from ntkit.torch.side import Side, scattered
 from ntkit.torch.structure import Structure
 from ntkit.torch.target import Target
-from ntkit.torch.uses import Dense
 
 Tensor = torch.Tensor
 
@@ -22,17 +21,10 @@ class Block:
     outs: slice
 
 
-def held_by_use(s: Structure, outputs: int) -> list[int]:
-    """How many numbers one example leaves at each use, for `outputs` outputs: activations and cotangents."""
-    return [
-        g * t * (k + outputs * f) if kind is Dense else t * f * outputs for kind, (g, t, k, f) in zip(s.kinds, s.sizes)
-    ]
-
-
 def held_per_example(s: Structure, entries: dict[str, int], outputs: int, word: int) -> int:
     """Bytes that one example leaves for `outputs` outputs, at all uses and as rows where these are needed."""
     rows = max((entries[n] for n in entries if n in s.missed or n in s.derived), default=0)
-    return max(1, word * (sum(held_by_use(s, outputs)) + 2 * outputs * rows))
+    return max(1, word * (sum(s.held(outputs)) + 2 * outputs * rows))
 
 
 def blocks_of(n: int, o: int, per_output: int, per_example: int, memory: int | None) -> list[Block]:

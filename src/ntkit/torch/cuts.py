@@ -5,7 +5,6 @@ below are made, from the one tensor's cotangents and a forward pass that stops t
 """
 
 import dataclasses
-import itertools
 from typing import Any
 
 from ntkit.torch.side import Recording
@@ -115,17 +114,33 @@ def _from_the_outputs(top: Any, wanted: set[Any]) -> list[Any]:
     return [node for node in reversed(order) if leads[node]]
 
 
-def segments_of(cuts: list[Cut], held: list[int], uses: frozenset[int], parts: int) -> list[Segment]:
-    """About equal `parts` of what the `uses` hold (`held`, by number of the use), from the outputs down."""
-    whole = sum(held[u] for u in uses)
-    chosen: list[Cut] = []
-    for part in range(parts - 1, 0, -1):
-        left = [cut for cut in cuts if not chosen or cut.below < chosen[-1].below]
-        if left:
-            chosen.append(min(left, key=lambda cut: abs(sum(held[u] for u in cut.below) - whole * part / parts)))
-    ends: list[Cut | None] = [None, *chosen, None]
-    found = []
-    for above, below in itertools.pairwise(ends):
-        among = uses if above is None else uses & above.below
-        found.append(Segment(above, below, among if below is None else among - below.below))
-    return found
+def segments_within(cuts: list[Cut], uses: dict[str, list[int]], held: list[int], limit: float) -> list[Segment] | None:
+    """The fewest segments that hold at most `limit` each (`held`, by number of the use); None if there are none.
+
+    The upper ones are as large as that allows: each lower one costs a forward pass up to its upper end. A parameter
+    with uses in several (`uses`, by its name) holds the upper ones until the lowest is passed.
+    """
+    left = frozenset(u for us in uses.values() for u in us)
+    above: Cut | None = None
+    waiting: frozenset[int] = frozenset()
+    found: list[Segment] = []
+    while sum(held[u] for u in left | waiting) > limit:
+        ways = [(cut, left - cut.below) for cut in cuts if left - cut.below and left & cut.below]
+        fitting = [(cut, taken) for cut, taken in ways if sum(held[u] for u in taken | waiting) <= limit]
+        if not fitting:
+            return None
+        cut, taken = fitting[-1]
+        found.append(Segment(above, cut, taken))
+        waits = [set(us) & (taken | waiting) for us in uses.values() if cut.below.intersection(us)]
+        above, left, waiting = cut, left & cut.below, frozenset().union(*waits)
+    return [*found, Segment(above, None, left)]
+
+
+def turns_of(segments: list[Segment], uses: dict[str, list[int]], names: list[str]) -> list[list[str]]:
+    """The parameters whose turn comes behind each segment: behind that of the lowest of their uses, or, with no uses,
+    behind the last."""
+    turns: list[list[str]] = [[] for _ in segments]
+    for name in names:
+        among = [k for k, segment in enumerate(segments) if segment.uses.intersection(uses.get(name, ()))]
+        turns[among[-1] if among else -1].append(name)
+    return turns

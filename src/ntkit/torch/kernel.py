@@ -11,10 +11,10 @@ from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
 from ntkit.linalg.products import check_count, generator
 from ntkit.linalg.sketch import Projection, drawn, measured
-from ntkit.torch.blocks import Block, Pair, blocks_of, gradients_by, held_by_use, held_per_example
+from ntkit.torch.blocks import Block, Pair, blocks_of, gradients_by, held_per_example
 from ntkit.torch.checks import check_examples, check_same_examples
 from ntkit.torch.contract import Gram, Outputs
-from ntkit.torch.cuts import Segment, segments_of
+from ntkit.torch.cuts import Segment, segments_within, turns_of
 from ntkit.torch.descent import Descent, passing_per_example, side_of
 from ntkit.torch.operator import operator_of
 from ntkit.torch.plan import Plan, by_rows, step
@@ -186,14 +186,10 @@ class EmpiricalNTK:
     def _segments(self, s: Structure, examples: int) -> list[Segment]:
         """The fewest segments of the network of which each, at all examples, holds a quarter of the memory; one if
         there is no such number."""
-        memory, word = self._memory, self._target.like.element_size()
-        whole = frozenset(s.wanted)
-        held = [examples * word * numbers for numbers in held_by_use(s, s.outputs)]
-        for parts in range(1, 1 + len(s.cuts)):
-            found = segments_of(s.cuts, held, whole, parts)
-            if memory is None or most_held(found, s, held) <= memory // 4:
-                return found
-        return [Segment(None, None, whole)]
+        word = self._target.like.element_size()
+        held = [examples * word * numbers for numbers in s.held(s.outputs)]
+        limit = float("inf") if self._memory is None else self._memory / 4
+        return segments_within(s.cuts, s.uses, held, limit) or [Segment(None, None, s.wanted)]
 
     def _blocks(
         self, s: Structure, n: int, outs: int | None = None, extra: int = 0, memory: int | None = None
@@ -335,7 +331,7 @@ class _Run:
         sides = [one] if two is one else [one, two]
         blocks = (Block(slice(0, d.side.n), every) for d in (one, two))
         total = _Total(self, results, one.side, two.side, *blocks, mirrored=False)
-        turns = turns_of(self.s, segments, list(self.target.parameters))
+        turns = turns_of(segments, self.s.uses, list(self.target.parameters))
         self.steps = len(segments) * len(sides) + len(self.target.parameters)
         self._told(0)
         for segment, names in zip(segments, turns, strict=True):
@@ -397,25 +393,6 @@ class _Total:
             part = part if alone else part.transpose(0, 1)
             part = part.transpose(-1, -2) if outputs == "full" else part
             result[(*reversed(rows), *outs)] += part
-
-
-def turns_of(s: Structure, segments: list[Segment], names: list[str]) -> list[list[str]]:
-    """The parameters whose turn comes behind each segment: behind that of the lowest of their uses."""
-    turns: list[list[str]] = [[] for _ in segments]
-    for name in names:
-        among = [k for k, segment in enumerate(segments) if segment.uses.intersection(s.uses.get(name, ()))]
-        turns[-1 if name in s.missed or not among else among[-1]].append(name)
-    return turns
-
-
-def most_held(segments: list[Segment], s: Structure, held: list[int]) -> int:
-    """The most that is held behind a segment: its own uses, and those of parameters whose turn has not come."""
-    most, waiting = 0, set()
-    for segment, names in zip(segments, turns_of(s, segments, list(s.uses)), strict=True):
-        waiting |= segment.uses
-        most = max(most, sum(held[u] for u in waiting))
-        waiting -= {u for name in names for u in s.uses[name]}
-    return most
 
 
 # Bytes of gradients made at a time: they are read again while they are in the cache.

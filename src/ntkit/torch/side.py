@@ -106,13 +106,18 @@ class Side:
         """Takes the gradients of output `a` at the examples that pass, one for each use."""
         rows, uses = self._passing
         for u, (use, layout, grad) in enumerate(zip(uses, self.layouts, grads)):
-            if grad is None or layout is None or not wanted[u]:
+            if layout is None or not wanted[u]:
+                continue
+            axis, kept = 2 if isinstance(use, Dense) else 1, self.cotangents[u]
+            if grad is None:
+                if kept is not None:
+                    kept[rows].select(axis, a).zero_()
                 continue
             part = use.cotangents(grad, layout)
-            axis = 2 if isinstance(use, Dense) else 1
-            kept = self.cotangents[u]
             if kept is None:
                 kept = _room(part, (self.n, *part.shape[1:axis], self.o, *part.shape[axis:]))
+                if rows.start or a:  # what came before had no gradient
+                    kept.zero_()
                 self.cotangents[u] = kept
             kept[rows].select(axis, a).copy_(part)
 
@@ -187,10 +192,10 @@ class Side:
 
 
 def _room(part: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros, with the last two axes in memory as `part` has them: copying in another order is slow."""
+    """Its last two axes in memory as `part` has them: copying in another order is slow."""
     if part.dim() > 1 and part.mT.is_contiguous():
-        return part.new_zeros((*shape[:-2], shape[-1], shape[-2])).mT
-    return part.new_zeros(shape)
+        return part.new_empty((*shape[:-2], shape[-1], shape[-2])).mT
+    return part.new_empty(shape)
 
 
 def _first_alike(uses: list[Use], wanted: list[bool]) -> dict[int, int]:

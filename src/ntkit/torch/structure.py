@@ -51,6 +51,13 @@ class Structure:
         """The uses of parameters that do not fall back."""
         return frozenset(u for us in self.uses.values() for u in us)
 
+    def held(self, outputs: int) -> list[int]:
+        """How many numbers one example leaves at each use: activations, and cotangents of so many outputs."""
+        return [
+            g * t * (k + outputs * f) if kind is Dense else t * f * outputs
+            for kind, (g, t, k, f) in zip(self.kinds, self.sizes)
+        ]
+
     def fits(self, recording: Recording, n: int, whole: bool) -> bool:
         """Whether another forward pass has the same uses; not `whole`: as far as it came."""
         shapes = [_scaled(s, layout, n) for s, layout in zip(self.shapes, self.layouts)]
