@@ -4,6 +4,7 @@ from ntkit.linalg import CG as CG
 from ntkit.linalg import Cholesky as Cholesky
 from ntkit.linalg import JitterWarning as JitterWarning
 from ntkit.linalg import Statistics as Statistics
+from ntkit.predict._times import SingularKernelWarning as SingularKernelWarning
 from ntkit.predict.classify import Calibration as Calibration
 from ntkit.predict.classify import Classifier as Classifier
 from ntkit.predict.classify import class_probabilities as class_probabilities
@@ -11,7 +12,6 @@ from ntkit.predict.classify import classify as classify
 from ntkit.predict.classify import fit_temperature as fit_temperature
 from ntkit.predict.classify import one_hot as one_hot
 from ntkit.predict.ensemble import Ensemble as Ensemble
-from ntkit.predict.ensemble import SingularKernelWarning as SingularKernelWarning
 from ntkit.predict.ensemble import ensemble as ensemble
 from ntkit.predict.likelihood import log_marginal_likelihood as log_marginal_likelihood
 from ntkit.predict.maximise import Maximum as Maximum

@@ -98,6 +98,14 @@ def parse_noise(noise: Any, n: int, dtype: np.dtype, *, name: str = "noise", zer
     return value
 
 
+def parse_number(value: Any, name: str, *, zero: bool = False) -> float:
+    """A positive number; with `zero`, zero is allowed."""
+    found = parse_noise(value, 1, np.dtype(np.float64), name=name, zero=zero)
+    if found.ndim:
+        raise InputError(f"`{name}` must be one number, but got an array of shape {found.shape}.")
+    return float(found)
+
+
 def restore(value: Any, flat: bool) -> np.ndarray:
     """A result (..., n, o) as the labels came: (..., n) if they were (n,)."""
     value = np.asarray(value)

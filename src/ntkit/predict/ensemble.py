@@ -18,7 +18,7 @@ from ntkit.kernels import settled
 from ntkit.linalg import spectrum
 from ntkit.predict._data import (
     parse_dtype,
-    parse_noise,
+    parse_number,
     parse_test,
     parse_x,
     parse_y,
@@ -27,11 +27,8 @@ from ntkit.predict._data import (
     without_masks,
 )
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
+from ntkit.predict._times import SingularKernelWarning, gain, parse_times, time_scales
 from ntkit.predict.posterior import CROSS, draw, nonnegative, parse_matrix
-
-
-class SingularKernelWarning(UserWarning):
-    """Some directions of the labels are beyond the kernel's reach in floating point: they are never learned."""
 
 
 class EnsemblePrediction(NamedTuple):
@@ -41,30 +38,13 @@ class EnsemblePrediction(NamedTuple):
     covariance: Float[np.ndarray, "..."] | None
 
 
-class EnsembleStatistics(NamedTuple):
-    """Of the training NTK: its extreme eigenvalues, how many are zero within rounding, and the slowest and fastest time
-    scale n / (learning_rate (eigenvalue + noise)) among the others."""
-
-    largest: float
-    smallest: float
-    null: int
-    slowest: float
-    fastest: float
-
-
 class Ensemble:
     """Networks f ~ GP(0, NNGP) at t = 0, trained on (x, y) by gradient flow: what `ntkit.ensemble` returns."""
 
     def __init__(self, both, x, y, flat, rate, noise, spec, rotated_prior, dtype, memory):
         self._both, self.x, self._y, self._flat, self._rate, self._noise = both, x, y, flat, rate, noise
         self._spectrum, self._prior, self.dtype, self._memory = spec, rotated_prior, dtype, memory
-        values = np.asarray(spec.values)
-        alive = values[values > spec.rounding] + noise
-        null = x.shape[0] - alive.size
-        scale = x.shape[0] / rate / alive if alive.size else np.array([np.inf])
-        self.statistics = EnsembleStatistics(
-            float(values[-1]), spec.smallest, null, float(scale.max()), float(scale.min())
-        )
+        self.statistics = time_scales(spec, rate, noise)
 
     def __repr__(self) -> str:
         return f"Ensemble(n={self.x.shape[0]}, outputs={self._y.shape[1]}, dtype={self.dtype}; {self.statistics})"
@@ -88,7 +68,7 @@ class Ensemble:
         """
         if covariance not in ("diagonal", "full", None):
             raise InputError(f'`covariance` must be "full", "diagonal" or None, but got {covariance!r}.')
-        times = _parse_times(t)
+        times = parse_times(t)
         x_test = None if x_test is None else parse_test(x_test, self._both, self.x, self.dtype)
         self._warn_if_singular(times)
         m = self.x.shape[0] if x_test is None else x_test.shape[0]
@@ -104,7 +84,7 @@ class Ensemble:
 
     def sample(self, key: Array, x_test: Any, t: Any = None, size: int = 1) -> Float[np.ndarray, "..."]:
         """`size` trained networks' outputs at `x_test` and one time `t`: (size, m) or (size, m, o)."""
-        if np.ndim(_parse_times(t)):
+        if np.ndim(parse_times(t)):
             raise InputError("`t` must be one time for samples, but got an array. Call `sample` once for each.")
         mean, cov = self(x_test, t)
         return draw(key, mean, cov, size, self.dtype)
@@ -116,8 +96,8 @@ class Ensemble:
         rate = self._rate / self.x.shape[0]
         means, covs = [], []
         for time in times:
-            gain = _gain(self._spectrum.values, self._spectrum.rounding, self._noise, rate, time)
-            mean, change = _at(gain, *state, covariance)
+            factors = gain(self._spectrum.values, self._spectrum.rounding, self._noise, rate, time)
+            mean, change = _at(factors, *state, covariance)
             means.append(restore(mean, self._flat))
             if prior is not None:
                 covs.append(_posterior_covariance(prior, np.asarray(change)))
@@ -186,29 +166,6 @@ def _posterior_covariance(prior: np.ndarray, change: np.ndarray) -> np.ndarray:
     return cov
 
 
-@jax.jit
-def _gain(values, rounding, noise, rate, time):
-    """The eigenvalues of A_t: (1 - exp(-rate t (v + noise))) / (v + noise), with its limit rate t at zero."""
-    v = values + noise
-    positive = v > 0
-    safe = jnp.where(positive, v, 1.0)
-    finite = jnp.where(jnp.isinf(time), 0.0, time)
-    during = jnp.where(positive, -jnp.expm1(-rate * finite * safe) / safe, rate * finite)
-    # At infinity 1 / v would amplify the rounding of a null direction without bound.
-    after = jnp.where((values > rounding) | (noise > 0), 1.0 / safe, 0.0)
-    return jnp.where(jnp.isinf(time), after, during)
-
-
-def _parse_times(t: Any) -> np.ndarray:
-    times = np.asarray(np.inf if t is None else t)
-    if times.dtype.kind not in "iuf" or times.ndim > 1:
-        raise InputError(f"`t` must be a number, None or a one-dimensional array of times, but got {t!r}.")
-    times = times.astype(np.float64)
-    if times.size == 0 or np.isnan(times).any() or (times < 0).any():
-        raise InputError(f"`t` must be times of zero or more (infinity is one), but got {t!r}.")
-    return times
-
-
 def ensemble(
     net: Any,
     x: Any,
@@ -251,8 +208,8 @@ def ensemble(
     x = parse_x("x", x, dtype)
     both = settled(both, x)
     y, flat = parse_y(y, x.shape[0], dtype)
-    rate = float(_number(learning_rate, "learning_rate", zero=False))
-    noise = float(_number(noise, "noise", zero=True))
+    rate = parse_number(learning_rate, "learning_rate")
+    noise = parse_number(noise, "noise", zero=True)
     with precision(dtype):
         _check_pair(both, x)
         nngp, ntk = _training(both, x, matrices, dtype, memory, progress)
@@ -278,13 +235,6 @@ def _training(both, x, matrices, dtype, memory, progress):
     if not isinstance(matrices, (tuple, list)) or len(matrices) != 2:
         raise InputError(f"`matrices` must be the pair (nngp(x), ntk(x)), but is {type(matrices).__name__}.")
     return tuple(parse_matrix(both, x, m, dtype, memory, progress, name="matrices") for m in matrices)
-
-
-def _number(value, name, *, zero):
-    value = parse_noise(value, 1, np.dtype(np.float64), name=name, zero=zero)
-    if value.ndim:
-        raise InputError(f"`{name}` must be one number, but got an array of shape {value.shape}.")
-    return value
 
 
 def _pair(net: Any) -> Any:
