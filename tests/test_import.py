@@ -20,6 +20,7 @@ DOORS = {
     "rich": {"cli", "report"},
     "zarr": set(),
     "pandas": set(),
+    "diffrax": set(),
     "dask": set(),
 }
 

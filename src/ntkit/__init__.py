@@ -5,7 +5,8 @@ infinitely wide limit, whose kernels `NTK` and `NNGP` are ordinary JAX functions
 `EmpiricalNTK` is the kernel of a network that exists, any JAX function at its parameters.
 
 Everything downstream takes a kernel: `gram` computes matrices that need not fit in memory, `posterior`, `ridge` and
-`ensemble` predict with it. Doors to scikit-learn (`ntkit.sklearn`) and the command line are opened by importing them.
+`ensemble` predict with it, `gradient_flow` trains a function with it. Doors to scikit-learn (`ntkit.sklearn`) and the
+command line are opened by importing them.
 """
 
 import sys
@@ -31,7 +32,15 @@ from ntkit.gram import gram
 from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
 from ntkit.linalg import CG, Cholesky, JitterWarning, effective_rank, logdet, top_eigenpairs, trace
 from ntkit.nn._masks import Masked, pad
-from ntkit.predict import ensemble, log_marginal_likelihood, maximise_likelihood, posterior, ridge, tune
+from ntkit.predict import (
+    ensemble,
+    gradient_flow,
+    log_marginal_likelihood,
+    maximise_likelihood,
+    posterior,
+    ridge,
+    tune,
+)
 
 __version__ = "0.1.0"
 
@@ -56,6 +65,7 @@ __all__ = [
     "drift",
     "effective_rank",
     "ensemble",
+    "gradient_flow",
     "gram",
     "kernels",
     "linearize",

@@ -1,4 +1,7 @@
-"""Prediction: posteriors, kernel ridge, infinite ensembles, and the choice of a kernel. Factorise once, ask often."""
+"""Prediction: posteriors, kernel ridge, infinite ensembles, gradient flow, and the choice of a kernel.
+
+Factorise once, ask often.
+"""
 
 from ntkit.linalg import CG as CG
 from ntkit.linalg import Cholesky as Cholesky
@@ -13,6 +16,18 @@ from ntkit.predict.classify import fit_temperature as fit_temperature
 from ntkit.predict.classify import one_hot as one_hot
 from ntkit.predict.ensemble import Ensemble as Ensemble
 from ntkit.predict.ensemble import ensemble as ensemble
+from ntkit.predict.flow import ODE as ODE
+from ntkit.predict.flow import BestTime as BestTime
+from ntkit.predict.flow import Components as Components
+from ntkit.predict.flow import CrossEntropy as CrossEntropy
+from ntkit.predict.flow import FlowStatistics as FlowStatistics
+from ntkit.predict.flow import Huber as Huber
+from ntkit.predict.flow import Logistic as Logistic
+from ntkit.predict.flow import LossFlow as LossFlow
+from ntkit.predict.flow import RidgeMatch as RidgeMatch
+from ntkit.predict.flow import Squared as Squared
+from ntkit.predict.flow import SquaredFlow as SquaredFlow
+from ntkit.predict.flow import gradient_flow as gradient_flow
 from ntkit.predict.likelihood import log_marginal_likelihood as log_marginal_likelihood
 from ntkit.predict.maximise import Maximum as Maximum
 from ntkit.predict.maximise import NotConvergedWarning as NotConvergedWarning

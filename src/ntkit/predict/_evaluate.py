@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkit._progress import Progress
 from ntkit.errors import ComputationError, InputError
 from ntkit.gram import gram
 from ntkit.gram.host import on_host
@@ -56,7 +57,7 @@ _jit_diagonal = jax.jit(_call_diagonal, static_argnums=1)
 
 
 def evaluate(
-    kernel: Any, x1: np.ndarray, x2: np.ndarray | None = None, *, memory: Any = None, progress: bool = False
+    kernel: Any, x1: np.ndarray, x2: np.ndarray | None = None, *, memory: Any = None, progress: Progress = False
 ) -> Any:
     """kernel(x1, x2) on the device, checked; a pair of matrices for a kernel that returns two."""
     check_kernel(kernel)
