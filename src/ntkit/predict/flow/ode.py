@@ -121,6 +121,8 @@ class Integrator:
 
     def _note(self, state: _State, at: float, accepted: int, rejected: int) -> None:
         old, cost = self.statistics, mean_loss(self._problem.loss, state.f, self._problem.y)
+        if not np.isfinite(cost):
+            raise ComputationError(f"The loss is {cost} at t = {at:.6g}, though its slope was finite. Check `loss`.")
         off = abs(self._start_cost - cost - float(state.fallen)) / (abs(self._start_cost) or 1.0)
         last = (at, cost) if at >= old.time else (old.time, old.cost)
         worst = max(old.deviation, off)
