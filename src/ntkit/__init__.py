@@ -33,6 +33,7 @@ from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
 from ntkit.linalg import CG, Cholesky, JitterWarning, effective_rank, logdet, top_eigenpairs, trace
 from ntkit.nn._masks import Masked, pad
 from ntkit.predict import (
+    descend,
     ensemble,
     gradient_flow,
     log_marginal_likelihood,
@@ -62,6 +63,7 @@ __all__ = [
     "NtkitError",
     "Structured",
     "alignment",
+    "descend",
     "drift",
     "effective_rank",
     "ensemble",

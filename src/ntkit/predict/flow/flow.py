@@ -14,11 +14,11 @@ from jaxtyping import Float
 from ntkit._progress import Progress
 from ntkit.errors import InputError
 from ntkit.linalg import Spectrum, spectrum
-from ntkit.predict._data import parse_number, precision, restore
+from ntkit.predict._data import parse_number, parse_test, precision, restore
 from ntkit.predict._times import gain, parse_times, time_scales
 from ntkit.predict.flow.losses import Loss, Squared, mean_loss
 from ntkit.predict.flow.ode import ODE, FlowStatistics, Integrator
-from ntkit.predict.flow.spectral import Spectral
+from ntkit.predict.flow.spectral import Components, Spectral
 from ntkit.predict.flow.stopping import (
     BestTime,
     RidgeMatch,
@@ -38,7 +38,8 @@ class SquaredFlow(Spectral):
     """
 
     def __init__(self, problem: Problem, spec: Spectrum, rate: float):
-        super().__init__(problem, spec, rate)
+        super().__init__(problem, spec)
+        self._rate = rate
         self.statistics = time_scales(spec, rate)
 
     def __repr__(self) -> str:
@@ -63,22 +64,29 @@ class SquaredFlow(Spectral):
         self._warn_if_singular(times)
         return self._at(x_test, times, f0_test)
 
-    def unlearned(
-        self, x_test: Any = None, y_test: Any = None, *, f0_test: Any = None
-    ) -> Float[np.ndarray, "m *outputs"]:
-        """Delta_0 = f_infinity - f*, what no training time removes; f* is what the labels are of.
+    @property
+    def components(self) -> Components:
+        """The part of f_0 - y along each eigenvector of the kernel matrix, and the part that is never learned."""
+        flat, fast = self._problem.flat, slice(-1, -1 - int(self._alive.sum()), -1)  # views: V may be large
+        values, vectors = np.asarray(self._spectrum.values)[fast], np.asarray(self._spectrum.vectors)[:, fast]
+        time = len(self.x) / (self._rate * values)
+        return Components(values, vectors, restore(-self._residual[fast], flat), time, restore(self._null(), flat))
 
-        At the training examples it is the part of f_0 - y in the null directions of the kernel matrix
-        (`components.null`). At other points it is the error of the model trained to the end, and needs the labels
-        there, `y_test`.
+    def component(self, index: Any, x_test: Any = None) -> Float[np.ndarray, "..."]:
+        """Delta_i(x) = K(x, x_train) v_i v_i^T (f_0 - y) / eigenvalue_i, of `components` number `index`, at `x_test`.
+
+        At the training examples (None) it is v_i v_i^T (f_0 - y). `index` is a number, or a list of them, whose axis
+        then stands first. Gradient flow is f_t(x) = f_infinity(x) + sum_i exp(-t / time_i) Delta_i(x), everywhere.
         """
-        if x_test is None:
-            return restore(self._null(), self._problem.flat)
-        if y_test is None:
-            raise InputError("At test examples Delta_0 = f_infinity - f* needs `y_test`, the values of f* there.")
-        value = self._at(x_test, np.asarray(np.inf), f0_test)
-        shape = (value.shape[0], self._problem.y.shape[1])
-        return value - restore(parse_outputs("y_test", y_test, shape, self.dtype), self._problem.flat)
+        order = np.flatnonzero(self._alive)[::-1][np.atleast_1d(index)]
+        rotated = np.zeros((order.size, *self._residual.shape), self.dtype)
+        values = np.asarray(self._spectrum.values)[order, None]
+        rotated[np.arange(order.size), order] = -self._residual[order] / (1.0 if x_test is None else values)
+        with precision(self.dtype):
+            found = self._unrotated(rotated)
+            if x_test is not None:
+                found = self._reach(parse_test(x_test, self.kernel, self.x, self.dtype), found)
+        return restore(found if np.ndim(index) else found[0], self._problem.flat)
 
     def ridge_at(self, t: float) -> RidgeMatch:
         """The ridge regression that regularises as much as stopping at `t`: as many degrees of freedom.

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntkit.errors import InputError
 from ntkit.linalg import Spectrum
-from ntkit.predict._data import parse_test, precision, restore
+from ntkit.predict._data import precision, restore
 from ntkit.predict._times import SingularKernelWarning
-from ntkit.predict.flow.trajectory import Problem, Trajectory
+from ntkit.predict.flow.trajectory import Problem, Trajectory, parse_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Components:
 class Spectral(Trajectory):
     """f_t - f_0 = V diag(v) b_t at the training examples, with K = V diag(v) V^T and dual coefficients a_t = V b_t."""
 
-    def __init__(self, problem: Problem, spec: Spectrum, rate: float):
+    def __init__(self, problem: Problem, spec: Spectrum):
         super().__init__(problem)
-        self._spectrum, self._rate = spec, rate
+        self._spectrum = spec
         self._residual = project(spec.vectors, problem.y - problem.start)
         self._alive = np.asarray(spec.values) > spec.rounding
 
@@ -68,34 +69,26 @@ class Spectral(Trajectory):
         columns = np.moveaxis(rotated, 0, 1).reshape(n, t * o)
         return np.moveaxis(np.asarray(unproject(self._spectrum.vectors, columns)).reshape(n, t, o), 1, 0)
 
-    @property
-    def components(self) -> Components:
-        """The part of f_0 - y along each eigenvector of the kernel matrix, and the part that is never learned."""
-        flat, fast = self._problem.flat, slice(-1, -1 - int(self._alive.sum()), -1)  # views: V may be large
-        values, vectors = np.asarray(self._spectrum.values)[fast], np.asarray(self._spectrum.vectors)[:, fast]
-        time = len(self.x) / (self._rate * values)
-        return Components(values, vectors, restore(-self._residual[fast], flat), time, restore(self._null(), flat))
-
     def _null(self) -> np.ndarray:
         """Delta_0 (n, o) at the training examples."""
         with precision(self.dtype):
             return -np.asarray(unproject(self._spectrum.vectors, np.where(self._alive[:, None], 0, self._residual)))
 
-    def component(self, index: Any, x_test: Any = None) -> Float[np.ndarray, "..."]:
-        """Delta_i(x) = K(x, x_train) v_i v_i^T (f_0 - y) / eigenvalue_i, of `components` number `index`, at `x_test`.
+    def unlearned(
+        self, x_test: Any = None, y_test: Any = None, *, f0_test: Any = None
+    ) -> Float[np.ndarray, "m *outputs"]:
+        """Delta_0 = f_infinity - f*, what no training time removes; f* is what the labels are of.
 
-        At the training examples (None) it is v_i v_i^T (f_0 - y). `index` is a number, or a list of them, whose axis
-        then stands first. Gradient flow is f_t(x) = f_infinity(x) + sum_i exp(-t / time_i) Delta_i(x), everywhere.
+        At the training examples it is the part of f_0 - y in the null directions of the kernel matrix. At other points
+        it is the error of the model trained to the end, and needs the labels there, `y_test`.
         """
-        order = np.flatnonzero(self._alive)[::-1][np.atleast_1d(index)]
-        rotated = np.zeros((order.size, *self._residual.shape), self.dtype)
-        values = np.asarray(self._spectrum.values)[order, None]
-        rotated[np.arange(order.size), order] = -self._residual[order] / (1.0 if x_test is None else values)
-        with precision(self.dtype):
-            found = self._unrotated(rotated)
-            if x_test is not None:
-                found = self._reach(parse_test(x_test, self.kernel, self.x, self.dtype), found)
-        return restore(found if np.ndim(index) else found[0], self._problem.flat)
+        if x_test is None:
+            return restore(self._null(), self._problem.flat)
+        if y_test is None:
+            raise InputError("At test examples Delta_0 = f_infinity - f* needs `y_test`, the values of f* there.")
+        value = self._at(x_test, np.asarray(np.inf), f0_test)
+        shape = (value.shape[0], self._problem.y.shape[1])
+        return value - restore(parse_outputs("y_test", y_test, shape, self.dtype), self._problem.flat)
 
     def _warn_if_singular(self, times) -> None:
         null, n = int(np.sum(~self._alive)), len(self.x)
@@ -106,7 +99,7 @@ class Spectral(Trajectory):
             warnings.warn(
                 f"{null} of the {n} eigenvalues of the kernel matrix are zero within rounding "
                 f"({self._spectrum.rounding:.1e}): {share:.1%} of |f0 - y|^2 lies in those directions and is never "
-                "learned. Duplicate examples with unequal labels do that; `components.null` has that part.",
+                "learned. Duplicate examples with unequal labels do that; `unlearned()` is that part.",
                 SingularKernelWarning,
                 stacklevel=4,
             )
