@@ -1,6 +1,7 @@
 """Small kernels and data for the tests of prediction; no network layer is needed."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,6 +73,16 @@ def regression(n=30, m=7, d=3, outputs=None, seed=0):
     shape = (n,) if outputs is None else (n, outputs)
     y = np.sin(x.sum(1)).reshape((n,) + (1,) * (len(shape) - 1)) + 0.3 * rng.normal(size=shape)
     return x, y, x_test
+
+
+def tanh_network(params, x):
+    """(n, 1) of one hidden layer."""
+    return jnp.tanh(x @ params[0] / x.shape[1] ** 0.5) @ params[1] / params[1].shape[0] ** 0.5
+
+
+def tanh_parameters(d=3, width=20):
+    keys = jax.random.split(jax.random.key(0), 2)
+    return jax.random.normal(keys[0], (d, width)), jax.random.normal(keys[1], (width, 1))
 
 
 def dense_rbf(x1, x2, lengthscale, scale=1.0):

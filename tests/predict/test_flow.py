@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.linalg
-from prediction_examples import RBF, Indefinite, SmoothPair, dense_rbf, regression
+from prediction_examples import RBF, Indefinite, SmoothPair, dense_rbf, regression, tanh_network, tanh_parameters
 
 import ntkit
 from ntkit.errors import ComputationError, InputError
@@ -152,13 +152,8 @@ def test_a_step_of_descent_differs_from_it_by_the_square_of_the_step():
 def test_a_linearised_network_really_trained_follows_it(x64, scale):
     """Its parameters are integrated by scipy along the gradient of C(alpha f) / alpha^2."""
     x, y, x_test = regression(n=10)
-    keys = jax.random.split(jax.random.key(0), 2)
-    params = jax.random.normal(keys[0], (3, 20)), jax.random.normal(keys[1], (20, 1))
-
-    def apply(p, x):
-        return jnp.tanh(x @ p[0] / 3**0.5) @ p[1] / 20**0.5
-
-    linear = ntkit.linearize(apply, params)
+    params = tanh_parameters()
+    linear = ntkit.linearize(tanh_network, params)
     flat, unflatten = jax.flatten_util.ravel_pytree(params)
 
     def cost(p):
@@ -174,8 +169,8 @@ def test_a_linearised_network_really_trained_follows_it(x64, scale):
         atol=1e-12,
     )
     trained = scale * linear(unflatten(jnp.asarray(path.y[:, -1])), jnp.asarray(x_test))[:, 0]
-    kernel = ntkit.EmpiricalNTK(apply, params)
-    flow = gradient_flow(kernel, x, y, f0=lambda x: apply(params, jnp.asarray(x)), scale=scale)
+    kernel = ntkit.EmpiricalNTK(tanh_network, params)
+    flow = gradient_flow(kernel, x, y, f0=lambda x: tanh_network(params, jnp.asarray(x)), scale=scale)
     np.testing.assert_allclose(flow(x_test, 4.0), trained, rtol=1e-8)
     assert np.abs(flow(x_test, 4.0) - flow(x_test, 0.0)).max() > 0.1
 

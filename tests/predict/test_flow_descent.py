@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from prediction_examples import RBF, dense_rbf, regression
+from prediction_examples import RBF, dense_rbf, regression, tanh_network, tanh_parameters
 
 import ntkit
 from ntkit.errors import ComputationError, InputError
@@ -54,13 +54,8 @@ def test_any_number_of_steps_is_that_of_a_plain_loop(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optax_on_a_linearised_network_does_the_same(x64, name):
     x, y, x_test = regression(n=10)
-    keys = jax.random.split(jax.random.key(0), 2)
-    params = jax.random.normal(keys[0], (3, 20)), jax.random.normal(keys[1], (20, 1))
-
-    def apply(p, x):
-        return jnp.tanh(x @ p[0] / 3**0.5) @ p[1] / 20**0.5
-
-    linear, (optimizer, options) = ntkit.linearize(apply, params), OPTIMIZERS[name]
+    params = tanh_parameters()
+    linear, (optimizer, options) = ntkit.linearize(tanh_network, params), OPTIMIZERS[name]
     step = optimizer.step / 3
     sgd = optax.sgd(step, **options)
 
@@ -73,8 +68,8 @@ def test_optax_on_a_linearised_network_does_the_same(x64, name):
 
     trained = jax.jit(lambda p: jax.lax.fori_loop(0, 50, move, (p, sgd.init(p)))[0])(params)
     moved = type(optimizer)(step, **{k: v for k, v in options.items() if k == "momentum"})
-    kernel = ntkit.EmpiricalNTK(apply, params)
-    descent = descend(kernel, x, y, moved, f0=lambda x: apply(params, jnp.asarray(x)))
+    kernel = ntkit.EmpiricalNTK(tanh_network, params)
+    descent = descend(kernel, x, y, moved, f0=lambda x: tanh_network(params, jnp.asarray(x)))
     np.testing.assert_allclose(descent(x_test, 50), linear(trained, jnp.asarray(x_test))[:, 0], rtol=1e-10)
 
 
