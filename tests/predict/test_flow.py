@@ -10,6 +10,7 @@ import scipy.linalg
 from prediction_examples import RBF, Indefinite, SmoothPair, dense_rbf, regression, tanh_network, tanh_parameters
 
 import ntkit
+from ntkit import nn
 from ntkit.errors import ComputationError, InputError
 from ntkit.predict import SingularKernelWarning, gradient_flow
 
@@ -53,12 +54,24 @@ def test_it_starts_where_it_is_told(given, scale):
     np.testing.assert_allclose(flow(None, 0.0), scale * start(x))
 
 
-def test_the_starting_function_sees_the_examples_as_they_came():
+def test_the_starting_function_sees_what_the_kernel_sees():
     x, y, x_test = regression(n=6)
     seen = []
-    flow = gradient_flow(RBF(1.0), x.astype(np.float32), y, f0=lambda x: seen.append(x.dtype) or np.zeros(len(x)))
-    flow(jnp.asarray(x_test, jnp.float32), 1.0)
-    assert seen == [np.float32, np.float32]
+    flow = gradient_flow(RBF(1.0), x.astype(np.float32), y, f0=lambda x: seen.append(x.dtype) or jnp.cos(x[:, 0]))
+    assert flow(jnp.asarray(x_test, jnp.float32), 1.0).dtype == np.float64
+    assert seen == [np.float64, np.float64]
+
+
+def test_masked_examples_are_learned_and_start_somewhere():
+    rng = np.random.default_rng(0)
+    x, new = (ntkit.pad([rng.standard_normal((k, 2)) for k in sizes], size=(8,)) for sizes in ((5, 8, 6), (7, 4)))
+    net = nn.Sequential(nn.Conv(8, (3,), padding="VALID"), nn.Relu(), nn.GlobalAvgPool(), nn.Dense(1))
+    y, theta = np.arange(3.0), ntkit.NTK(net)
+    flow = gradient_flow(theta, x, y, f0=lambda x: x.mask.sum(1) / 8.0)
+    with jax.enable_x64(True):
+        k, cross = (np.asarray(ntkit.gram(theta, *pair)) for pair in ((x,), (new, x)))
+    learned = np.linalg.solve(k, (np.eye(3) - scipy.linalg.expm(-k)) @ (y - np.array([5, 8, 6]) / 8))
+    np.testing.assert_allclose(flow(new, 3.0), np.array([7, 4]) / 8 + cross @ learned, rtol=1e-9)
 
 
 def test_it_is_the_mean_of_the_ensemble():

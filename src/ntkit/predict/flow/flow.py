@@ -250,8 +250,8 @@ def gradient_flow(
     - `loss`: `"squared"`, |f - y|^2 / 2, which is solved in closed form; `"cross-entropy"` (softmax; one-hot labels),
       `"logistic"` (labels -1 and 1), `"huber"` or `Huber(delta)`; or your own `loss(f, y)` of the outputs and labels
       (o,) of one example, written in JAX. A loss other than `"squared"` or `Squared()` is integrated numerically.
-    - `f0`: the function at t = 0: None for 0; a function x -> (n,) or (n, o), called with the examples as you pass
-      them; or its outputs at the training examples, in which case predictions ask for `f0_test`.
+    - `f0`: the function at t = 0: None for 0; a function x -> (n,) or (n, o), called with examples in `dtype` as
+      the kernel is; or its outputs at the training examples, in which case predictions ask for `f0_test`.
     - `scale`: alpha of lazy training (Chizat et al. 2019): the model is alpha f, its cost C(alpha f) / alpha^2, where
       `kernel` is the NTK of f and `f0` its initial value. The model alpha f is what is returned. It obeys the equation
       above, in which alpha cancels: what alpha scales is where it starts, alpha f_0.

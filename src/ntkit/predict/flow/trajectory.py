@@ -1,5 +1,6 @@
 """What all trainings in function space share: f_t(x) = f_0(x) + K(x, x_train) a_t, asked at any point, in tiles."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from ntkit._check import as_host_array, check_dtype, check_finite
 from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
 from ntkit.kernels import settled
+from ntkit.nn._masks import Masked
 from ntkit.predict._data import (
     parse_dtype,
     parse_number,
@@ -53,13 +55,17 @@ def parse_problem(kernel, x, y, loss, f0, scale, dtype, memory, progress) -> Pro
     arrays = parse_x("x", arrays, dtype)
     y, flat = parse_y(y, arrays.shape[0], dtype)
     scale = parse_number(scale, "scale")
-    start = (
-        np.zeros_like(y) if f0 is None else scale * parse_outputs("f0", f0(x) if callable(f0) else f0, y.shape, dtype)
-    )
     with precision(dtype):
+        value = called(f0, x, arrays) if callable(f0) else f0
+        start = np.zeros_like(y) if f0 is None else scale * parse_outputs("f0", value, y.shape, dtype)
         loss = parse_loss(loss, y)
         kernel = settled(kernel, arrays)
     return Problem(kernel, arrays, y, flat, loss, start, f0, scale, dtype, memory, progress)
+
+
+def called(f0: Callable[[Any], Any], x: Any, arrays: np.ndarray) -> Any:
+    """f0 at examples, in the dtype that the kernel sees them in; `Masked` ones as they came."""
+    return f0(x if isinstance(x, Masked) else arrays)
 
 
 def parse_outputs(name: str, value: Any, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
@@ -96,27 +102,26 @@ class Trajectory:
                 values = self._states(several)[0]
         else:
             rows = parse_test(x_test, self.kernel, self.x, self.dtype)
-            start = self._start_at(x_test, rows.shape[0], f0_test)
             with precision(self.dtype):
+                start = self._start_at(x_test, rows, f0_test)
                 values = start + self._reach(rows, self._states(several)[1])
         values = values if np.ndim(times) else values[0]
         return restore(values, self._problem.flat)
 
-    def _start_at(self, x_test: Any, m: int, f0_test: Any) -> np.ndarray:
+    def _start_at(self, x_test: Any, rows: np.ndarray, f0_test: Any) -> np.ndarray:
         """The model's outputs at test examples before training."""
-        p, f0 = self._problem, self._problem.f0
+        p, f0, shape = self._problem, self._problem.f0, (rows.shape[0], self._problem.y.shape[1])
         if f0_test is not None and (f0 is None or callable(f0)):
             raise InputError("`f0_test` is for an `f0` that was given as an array. Leave it out, or pass `f0` as well.")
         if f0 is None:
-            return np.zeros((m, p.y.shape[1]), p.dtype)
+            return np.zeros(shape, p.dtype)
         if f0_test is None and not callable(f0):
             raise InputError(
                 "`f0` was given as an array, at the training examples only. Pass `f0_test`, the same function's "
                 "outputs at `x_test`; or `f0` as a function of the examples."
             )
-        # Outside of double precision and with the examples as they came: it is the user's own function.
-        value, name = (f0(x_test), "f0") if callable(f0) else (f0_test, "f0_test")
-        return p.scale * parse_outputs(name, value, (m, p.y.shape[1]), p.dtype)
+        value, name = (called(f0, x_test, rows), "f0") if callable(f0) else (f0_test, "f0_test")
+        return p.scale * parse_outputs(name, value, shape, p.dtype)
 
     def _reach(self, x_test: np.ndarray, duals: np.ndarray) -> np.ndarray:
         """K(x_test, x) a for each a (n, o) of `duals` (t, n, o): (t, m, o). The cross kernel is held in tiles."""
