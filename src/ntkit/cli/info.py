@@ -14,7 +14,19 @@ from ntkit._check import format_bytes
 from ntkit.cli import _options as o
 from ntkit.cli._console import out, print_json
 
-CORE = ("jax", "jaxlib", "equinox", "lineax", "optax", "jaxtyping", "numpy", "scipy", "scikit-learn", "matplotlib")
+CORE = (
+    "jax",
+    "jaxlib",
+    "equinox",
+    "lineax",
+    "optax",
+    "diffrax",
+    "jaxtyping",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "matplotlib",
+)
 MORE = ("typer", "rich", "zarr")
 EXTRAS = ("torch", "dask", "pandas")
 

@@ -129,13 +129,10 @@ class SquaredFlow(Spectral):
             slow = min(slow, 1e12 * fast)
             times = np.geomspace(fast, slow, 2 + int(5 * np.log10(slow / fast)))
         grid = parse_grid(times)
+        outputs = self._problem.y.shape[1]
         if x_val is None:
-            return minimise(grid, lambda t: [0.5 * self._outputs * self._leave_one_out(v).squared for v in t])
+            return minimise(grid, lambda t: [0.5 * outputs * self._leave_one_out(v).squared for v in t])
         return minimise(grid, validation(self, x_val, y_val, f0_val))
-
-    @property
-    def _outputs(self) -> int:
-        return self._problem.y.shape[1]
 
     def _one_time(self, t: Any) -> float:
         time = parse_times(t)
@@ -196,8 +193,11 @@ class LossFlow(Trajectory):
         """When to stop: the time of the smallest mean loss on `x_val`, `y_val`, among `times`, refined around it."""
         return minimise(parse_grid(times), validation(self, x_val, y_val, f0_val))
 
-    def _states(self, times):
-        return self._integrator.states(times)
+    def _outputs(self, times):
+        return np.stack([np.asarray(state.f) for state in self._integrator.states(times)])
+
+    def _duals(self, times):
+        return np.stack([np.asarray(state.a) for state in self._integrator.states(times)])
 
 
 def validation(flow: Trajectory, x_val: Any, y_val: Any, f0_val: Any) -> Callable[[np.ndarray], list[float]]:

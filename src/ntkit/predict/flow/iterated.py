@@ -44,11 +44,16 @@ class LossDescent(Trajectory):
             raise InputError("`steps` must be finite for a loss other than the squared one.")
         return self._at(x_test, counts, f0_test)
 
-    def _states(self, times):
+    def _outputs(self, times):
+        return np.stack([np.asarray(state.f) for state in self._states(times)])
+
+    def _duals(self, times):
+        return np.stack([np.asarray(state.a) for state in self._states(times)])
+
+    def _states(self, times) -> list["_State"]:
         for count in np.unique(times):
             self._advance(int(count))
-        kept = [self._kept[int(t)] for t in times]
-        return np.stack([np.asarray(s.f) for s in kept]), np.stack([np.asarray(s.a) for s in kept])
+        return [self._kept[int(t)] for t in times]
 
     def _advance(self, end: int) -> None:
         known = sorted(self._kept)

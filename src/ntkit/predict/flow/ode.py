@@ -89,13 +89,12 @@ class Integrator:
         # The largest sum of a row bounds the largest eigenvalue; the curvature is unknown, and this is a first guess.
         self._first = 0.1 * len(problem.x) / (rate * float(_row_sum(kernel)))
 
-    def states(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(f, a) at each of the times (t,), in their order."""
+    def states(self, times: np.ndarray) -> list[_State]:
+        """At each of the times (t,), in their order."""
         for time in np.unique(times):
             if float(time) not in self._kept:
                 self._advance(float(time))
-        kept = [self._kept[float(t)] for t in times]
-        return np.stack([np.asarray(s.f) for s in kept]), np.stack([np.asarray(s.a) for s in kept])
+        return [self._kept[float(t)] for t in times]
 
     def _advance(self, end: float) -> None:
         known = sorted(self._kept)

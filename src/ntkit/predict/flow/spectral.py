@@ -58,10 +58,12 @@ class Spectral(Trajectory):
         """b_t (t, n, o), zero in null directions: nothing is learned there, and their rounding is not amplified."""
         raise NotImplementedError
 
-    def _states(self, times):
-        rotated = self._rotated(times)
+    def _outputs(self, times):
         values = np.asarray(self._spectrum.values)[:, None]
-        return self._problem.start + self._unrotated(rotated * values), self._unrotated(rotated)
+        return self._problem.start + self._unrotated(self._rotated(times) * values)
+
+    def _duals(self, times):
+        return self._unrotated(self._rotated(times))
 
     def _unrotated(self, rotated: np.ndarray) -> np.ndarray:
         """V b for each b of (t, n, o)."""

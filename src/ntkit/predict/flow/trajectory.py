@@ -88,8 +88,12 @@ class Trajectory:
     def y(self) -> Float[np.ndarray, "n *outputs"]:
         return restore(self._problem.y, self._problem.flat)
 
-    def _states(self, times: Float[np.ndarray, " t"]) -> tuple[np.ndarray, np.ndarray]:
-        """(outputs f_t, dual coefficients a_t) at the training examples, both (t, n, o)."""
+    def _outputs(self, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t n o"]:
+        """The model's outputs f_t at the training examples."""
+        raise NotImplementedError
+
+    def _duals(self, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t n o"]:
+        """The dual coefficients a_t."""
         raise NotImplementedError
 
     def _at(self, x_test: Any, times: np.ndarray, f0_test: Any) -> Float[np.ndarray, "..."]:
@@ -99,12 +103,12 @@ class Trajectory:
             if f0_test is not None:
                 raise InputError("`f0_test` belongs to `x_test`: at the training examples it is `f0`. Leave it out.")
             with precision(self.dtype):
-                values = self._states(several)[0]
+                values = self._outputs(several)
         else:
             rows = parse_test(x_test, self.kernel, self.x, self.dtype)
             with precision(self.dtype):
                 start = self._start_at(x_test, rows, f0_test)
-                values = start + self._reach(rows, self._states(several)[1])
+                values = start + self._reach(rows, self._duals(several))
         values = values if np.ndim(times) else values[0]
         return restore(values, self._problem.flat)
 
