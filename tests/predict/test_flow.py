@@ -10,7 +10,6 @@ import scipy.linalg
 from prediction_examples import RBF, Indefinite, SmoothPair, dense_rbf, regression, tanh_network, tanh_parameters
 
 import ntkit
-from ntkit import nn
 from ntkit.errors import ComputationError, InputError
 from ntkit.predict import SingularKernelWarning, gradient_flow
 
@@ -62,15 +61,23 @@ def test_the_starting_function_sees_what_the_kernel_sees():
     assert seen == [np.float64, np.float64]
 
 
+class OfSums(RBF):
+    """Of `Masked` signals, by the sums of what exists."""
+
+    def __call__(self, x1, x2=None):
+        sums = [jnp.sum(jnp.where(m.mask[..., None], m.x, 0.0), axis=1) for m in (x1, x1 if x2 is None else x2)]
+        return RBF.__call__(self, *sums)
+
+
 def test_masked_examples_are_learned_and_start_somewhere():
     rng = np.random.default_rng(0)
-    x, new = (ntkit.pad([rng.standard_normal((k, 2)) for k in sizes], size=(8,)) for sizes in ((5, 8, 6), (7, 4)))
-    net = nn.Sequential(nn.Conv(8, (3,), padding="VALID"), nn.Relu(), nn.GlobalAvgPool(), nn.Dense(1))
-    y, theta = np.arange(3.0), ntkit.NTK(net)
-    flow = gradient_flow(theta, x, y, f0=lambda x: x.mask.sum(1) / 8.0)
-    with jax.enable_x64(True):
-        k, cross = (np.asarray(ntkit.gram(theta, *pair)) for pair in ((x,), (new, x)))
-    learned = np.linalg.solve(k, (np.eye(3) - scipy.linalg.expm(-k)) @ (y - np.array([5, 8, 6]) / 8))
+    signals = [[rng.standard_normal((k, 2)) for k in sizes] for sizes in ((5, 8, 6), (7, 4))]
+    x, new = (ntkit.pad(parts, size=(8,)) for parts in signals)
+    y, start = np.arange(3.0), np.array([5, 8, 6]) / 8
+    flow = gradient_flow(OfSums(2.0), x, y, f0=lambda x: x.mask.sum(1) / 8.0)
+    sums, new_sums = (np.stack([part.sum(0) for part in parts]) for parts in signals)
+    k, cross = dense_rbf(sums, sums, 2.0), dense_rbf(new_sums, sums, 2.0)
+    learned = np.linalg.solve(k, (np.eye(3) - scipy.linalg.expm(-k)) @ (y - start))
     np.testing.assert_allclose(flow(new, 3.0), np.array([7, 4]) / 8 + cross @ learned, rtol=1e-9)
 
 
@@ -141,6 +148,7 @@ def test_what_the_kernel_cannot_reach_stays_as_it_was():
     with pytest.warns(SingularKernelWarning, match="2 of the 12 eigenvalues"):
         end = flow(x_test)
     np.testing.assert_allclose(end, dense(x_test, x, means, np.inf), rtol=1e-9)
+    np.testing.assert_allclose(flow(x_test, 1e18), end, rtol=1e-9)
     np.testing.assert_allclose(flow.unlearned(x_test, np.ones(7)), end - 1.0)
     with pytest.raises(InputError, match="needs `y_test`"):
         flow.unlearned(x_test)
