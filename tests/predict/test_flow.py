@@ -130,6 +130,9 @@ def test_components_add_up_to_the_flow():
         np.testing.assert_allclose(flow.component(3, points), deltas[3], rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(flow.component(3), np.outer(parts.direction[:, 3], parts.coefficient[3]))
     assert "null" in str(parts)
+    for index in (12, -1, 0.5, [[0]]):
+        with pytest.raises(InputError, match="`index` must be numbers of components, 0 to 11"):
+            flow.component(index)
 
 
 def test_what_the_kernel_cannot_reach_stays_as_it_was():

@@ -1,5 +1,6 @@
 """Training in function space by steps: what optimisers do to a function whose kernel stays as it is."""
 
+import functools
 from typing import Any
 
 import jax
@@ -23,15 +24,13 @@ from ntkit.predict.flow.trajectory import Problem, parse_problem
 class SquaredDescent(Spectral):
     """Descent on the squared loss: what `ntkit.descend` returns for it.
 
-    `largest_stable_step` is the step of this optimiser below which all directions converge: infinite for a line search,
-    which cannot diverge.
+    `SGD` has a `covariance` as well.
     """
 
     def __init__(self, problem: Problem, spec: Spectrum, optimizer: Optimizer, matrix: Any):
         super().__init__(problem, spec)
         self.optimizer, self._matrix = optimizer, matrix
-        self.largest_stable_step = optimizer.largest_stable_step(spec)
-        if optimizer.step >= self.largest_stable_step:
+        if not optimizer.surely_stable(spec) and optimizer.step >= self.largest_stable_step:
             raise InputError(
                 f"`step` must be below the largest stable one of {type(optimizer).__name__} with this kernel, "
                 f"{self.largest_stable_step:.6g}, but is {optimizer.step!r}: training would diverge."
@@ -40,6 +39,14 @@ class SquaredDescent(Spectral):
     def __repr__(self) -> str:
         n, o = self._problem.y.shape
         return f"SquaredDescent(n={n}, outputs={o}, dtype={self.dtype}; {self.optimizer})"
+
+    @functools.cached_property
+    def largest_stable_step(self) -> float:
+        """The step of this optimiser below which all directions converge, of `SGD` in the mean square.
+
+        Infinite for a line search, which cannot diverge.
+        """
+        return self.optimizer.largest_stable_step(self._spectrum)
 
     def __call__(self, x_test: Any, steps: Any = None, *, f0_test: Any = None) -> Float[np.ndarray, "..."]:
         """The model's outputs at `x_test` after a number of steps, in NumPy: (m,) or (m, o). For `SGD`, their mean.
@@ -107,6 +114,10 @@ def _sandwich(cross, a):
     return cross @ a @ cross.T
 
 
+def _is_exact(optimizer: Optimizer) -> bool:
+    return isinstance(optimizer, LineSearch) and optimizer.kind == "exact"
+
+
 def descend(
     kernel: Any,
     x: Any,
@@ -155,7 +166,7 @@ def descend(
             f"`batch` must be at most n = {len(problem.x)} without replacement, but got {optimizer.batch!r}."
         )
     squared = isinstance(problem.loss, Squared)
-    if not squared and (isinstance(optimizer, SGD) or optimizer == LineSearch("exact", optimizer.step)):
+    if not squared and (isinstance(optimizer, SGD) or _is_exact(optimizer)):
         raise InputError(f'{optimizer} needs `loss="squared"`. Use `GradientDescent` or `LineSearch("backtracking")`.')
     with precision(problem.dtype):
         values = problem.matrix(matrix)

@@ -5,9 +5,11 @@ A. Jacot, F. Gabriel and C. Hongler, "Neural Tangent Kernel: Convergence and Gen
 2019, eq. 2 and 3, for the scale.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -78,7 +80,11 @@ class SquaredFlow(Spectral):
         At the training examples (None) it is v_i v_i^T (f_0 - y). `index` is a number, or a list of them, whose axis
         then stands first. Gradient flow is f_t(x) = f_infinity(x) + sum_i exp(-t / time_i) Delta_i(x), everywhere.
         """
-        order = np.flatnonzero(self._alive)[::-1][np.atleast_1d(index)]
+        order = np.flatnonzero(self._alive)[::-1]
+        wanted = np.atleast_1d(index)
+        if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or (wanted < 0).any() or (wanted >= order.size).any():
+            raise InputError(f"`index` must be numbers of components, 0 to {order.size - 1}, but got {index!r}.")
+        order = order[wanted]
         rotated = np.zeros((order.size, *self._residual.shape), self.dtype)
         values = np.asarray(self._spectrum.values)[order, None]
         rotated[np.arange(order.size), order] = -self._residual[order] / (1.0 if x_test is None else values)
@@ -103,7 +109,7 @@ class SquaredFlow(Spectral):
 
         Exact (to about 1e-12 of the largest error in float64) for `gradient_flow` on n - 1 examples with the same
         learning rate, without solving again: derived in docs/derivations/flows.md. A time costs some 60 n^2 (o + 1)
-        operations.
+        operations. Beyond 40 times the slowest time scale it is what it is there.
         """
         return self._leave_one_out(self._one_time(t))
 
@@ -111,9 +117,12 @@ class SquaredFlow(Spectral):
         n, flat = len(self.x), self._problem.flat
         if n < 2:
             raise InputError("Leave-one-out needs two examples or more, but `x` has one.")
-        labels = self._problem.y - self._problem.start
+        labels, spec = self._problem.y - self._problem.start, self._spectrum
         with precision(self.dtype):
-            error = leave_one_out_errors(self._spectrum, self._residual, labels, self._rate * time / (n - 1))
+            # What is zero within rounding is zero, and e^-40 is less than that: the contour stays away from it.
+            time = min(time, 40 * self.statistics.slowest)
+            spec = dataclasses.replace(spec, values=jnp.where(self._alive, spec.values, 0.0))
+            error = leave_one_out_errors(spec, self._residual, labels, self._rate * time / (n - 1))
         return RidgeLeaveOneOut(
             restore(self._problem.y - error, flat), restore(error, flat), float(np.mean(error.astype(np.float64) ** 2))
         )

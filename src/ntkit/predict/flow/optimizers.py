@@ -24,6 +24,10 @@ class Optimizer:
         """The step below which all directions of this kernel matrix converge on the squared loss; may be infinite."""
         raise NotImplementedError
 
+    def surely_stable(self, spec: Spectrum) -> bool:
+        """Whether `step` is stable for a reason that is cheap to see."""
+        return self.step < self.largest_stable_step(spec)
+
     def duals(
         self,
         values: Float[np.ndarray, " n"],

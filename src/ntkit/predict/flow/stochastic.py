@@ -43,6 +43,13 @@ class SGD(Moving):
         alive = np.asarray(spec.values) > spec.rounding
         return _largest_stable(self, np.asarray(spec.values)[alive], np.asarray(spec.vectors)[:, alive])
 
+    def surely_stable(self, spec):
+        # tr(K^-1 M) of the second moment M falls by tr(M) (2 s / n - s^2 (c max K_ii + e lambda_max)), or more.
+        on_diagonal, everywhere = self.moments(spec.values.shape[0])
+        diagonal = np.max(np.square(spec.vectors) @ np.asarray(spec.values))
+        bound = on_diagonal * diagonal + everywhere * float(spec.values[-1])
+        return self.step * bound * spec.values.shape[0] < 2
+
     def moments(self, n: int) -> tuple[float, float]:
         """(c, e) with E[S M S] = c diag(M) + e M for the mean S of `batch` unit matrices e_b e_b^T."""
         if self.replacement:
