@@ -84,9 +84,10 @@ def test_it_solves_the_stated_differential_equation(case):
     # dC/dt = -learning_rate |d|_K^2.
     assert flow.statistics.deviation < 1e-9
     if case == "huber":
-        single = gradient_flow(RBF(1.0), x, y, 0.5, loss=loss, dtype=np.float32)(x_test, 50.0)
-        assert single.dtype == np.float32
-        np.testing.assert_allclose(single, want[20:], atol=1e-3)
+        single = gradient_flow(RBF(1.0), x, y, 0.5, loss=loss, dtype=np.float32)
+        assert single(x_test, 50.0).dtype == np.float32
+        np.testing.assert_allclose(single(x_test, 50.0), want[20:], atol=1e-3)
+        assert single.statistics.steps < 100  # tolerances below its rounding took 900
 
 
 def test_the_energy_balance_shows_a_wrong_slope():

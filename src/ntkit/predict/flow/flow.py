@@ -5,11 +5,9 @@ A. Jacot, F. Gabriel and C. Hongler, "Neural Tangent Kernel: Convergence and Gen
 2019, eq. 2 and 3, for the scale.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -117,12 +115,11 @@ class SquaredFlow(Spectral):
         n, flat = len(self.x), self._problem.flat
         if n < 2:
             raise InputError("Leave-one-out needs two examples or more, but `x` has one.")
-        labels, spec = self._problem.y - self._problem.start, self._spectrum
+        labels = self._problem.y - self._problem.start
         with precision(self.dtype):
-            # What is zero within rounding is zero, and e^-40 is less than that: the contour stays away from it.
+            # e^-40 is less than rounding, and the contour stays away from eigenvalues that are zero within it.
             time = min(time, 40 * self.statistics.slowest)
-            spec = dataclasses.replace(spec, values=jnp.where(self._alive, spec.values, 0.0))
-            error = leave_one_out_errors(spec, self._residual, labels, self._rate * time / (n - 1))
+            error = leave_one_out_errors(self._spectrum, self._residual, labels, self._rate * time / (n - 1))
         return RidgeLeaveOneOut(
             restore(self._problem.y - error, flat), restore(error, flat), float(np.mean(error.astype(np.float64) ** 2))
         )
