@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 torch = pytest.importorskip("torch")
 
@@ -110,6 +111,8 @@ def test_posterior_and_estimators_take_it_as_any_kernel(net, x, dense):
     np.testing.assert_allclose(found.variance, np.diag(dense - dense @ inverse @ dense)[:4], rtol=1e-9)
     iterated = ntkit.posterior(kernel, x, y, noise=0.1, method=ntkit.linalg.CG(rtol=1e-12))
     np.testing.assert_allclose(iterated.weights, inverse @ y, rtol=1e-8)
+    learned = scipy.linalg.expm(-dense * 5.0 / 18) @ y
+    np.testing.assert_allclose(ntkit.gradient_flow(kernel, x, y)(x[:4], 5.0), (y - learned)[:4], rtol=1e-9)
     regressor = NTKRegressor(kernel=kernel, alpha=0.1).fit(x, y)
     np.testing.assert_allclose(regressor.predict(x[:4]), found.mean, rtol=1e-9)
     np.testing.assert_allclose(clone(regressor).fit(x, y).predict(x[:4]), found.mean, rtol=1e-9)
