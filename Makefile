@@ -1,6 +1,6 @@
 # `make help` lists the commands. Each sets up .venv by itself: Python >= 3.11 and make are all it takes.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-quick lint format docs docs-serve bench bench-images bench-empirical bench-torch bench-scaling lock clean
+.PHONY: help demo test test-all test-quick lint format docs docs-serve bench bench-images bench-empirical bench-flows bench-torch bench-scaling lock clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 
@@ -54,6 +54,9 @@ bench-images: .venv/.stamp-bench ## the same for networks of images
 
 bench-empirical: .venv/.stamp-bench ## the same for the empirical NTK of JAX functions
 	@$(RUN) benchmarks/empirical.py $(ARGS)
+
+bench-flows: .venv/.stamp-bench ## the same for training in function space
+	@$(RUN) benchmarks/flows.py $(ARGS)
 
 bench-torch: .venv/.stamp-test ## the same for the empirical NTK of torch modules, with peak memory
 	@$(RUN) benchmarks/empirical_torch.py $(ARGS)

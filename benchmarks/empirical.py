@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     arguments = parser.parse_args()
     results, versions = measure(ROWS, arguments.peer_python or peer_python(), "ntkit_empirical_worker.py")
-    text = page("Empirical kernels: speed", "make bench-empirical", "full outputs", NOTE, results, versions)
+    text = page("Empirical kernels: speed", "make bench-empirical", "float32, full outputs", NOTE, results, versions)
     print(text)
     (arguments.out / "empirical.md").write_text(text)
     (arguments.out / "empirical.json").write_text(json.dumps({"rows": results, "versions": versions}, indent=1) + "\n")

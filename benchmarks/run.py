@@ -127,7 +127,7 @@ def page(title: str, command: str, sizes: str, note: str, results: list[dict], v
     lines = [
         f"# {title}",
         "",
-        f"Measured on {datetime.date.today()} by `{command}`: {cores} CPU cores ({cpu_name()}), float32, "
+        f"Measured on {datetime.date.today()} by `{command}`: {cores} CPU cores ({cpu_name()}), "
         f"Python {platform.python_version()}, {sizes}. The systems of a row take turns in one run; medians.",
         "",
         "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in names.items()) for side, names in versions.items())

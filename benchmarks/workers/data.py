@@ -16,3 +16,11 @@ def sample(matrix):
 
 def images(n, seed):
     return np.random.default_rng(seed).standard_normal((n, 32, 32, 3)).astype(np.float32)
+
+
+def labels(n, outputs=10):
+    return np.sin(np.arange(n * outputs, dtype=np.float64)).reshape(n, outputs)
+
+
+def times():
+    return np.geomspace(0.1, 1e4, 50)

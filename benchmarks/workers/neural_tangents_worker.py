@@ -11,10 +11,11 @@ sys.path = [here, *(p for p in sys.path if p not in ("", here))]
 sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.experimental")
 
 import jax  # noqa: E402
+import jax.experimental  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import neural_tangents as nt  # noqa: E402
 from _serve import serve  # noqa: E402
-from data import images, normal, sample  # noqa: E402
+from data import images, labels, normal, sample, times  # noqa: E402
 from finite import NETWORKS  # noqa: E402
 from neural_tangents import stax  # noqa: E402
 
@@ -83,7 +84,85 @@ def empirical(name, implementation):
     return lambda: jax.block_until_ready(kernel(x1, x2, params)), lambda k: {"sample": float(k.ravel()[0])}
 
 
+def prepared(n, m):
+    """The compiled kernels in float64, examples, and the kernels of the training examples."""
+    kernel = jax.jit(partial(mlp(3, "relu"), get=("nngp", "ntk")))
+    x, x_test = (jnp.asarray(normal(k, 64, seed), jnp.float64) for k, seed in ((n, 0), (m, 1)))
+    return kernel, x, x_test, jax.block_until_ready(kernel(x, None))
+
+
+def flow(n):
+    kernel, x, x_test, train = prepared(n, 1000)
+    y, t = jnp.asarray(labels(n)), jnp.asarray(times())
+
+    def run():
+        predict = nt.predict.gradient_descent_mse(train.ntk, y)
+        found = predict(t, jnp.zeros_like(y), jnp.zeros((1000, 10)), kernel(x_test, x).ntk)
+        return jax.block_until_ready(found[1])
+
+    return run, lambda k: {"sample": sample(k[-1])}
+
+
+def ensemble():
+    n, m = 1024, 256
+    kernel = mlp(3, "relu")
+    x, x_test = (jnp.asarray(normal(k, 64, seed), jnp.float64) for k, seed in ((n, 0), (m, 1)))
+    y, t = jnp.asarray(labels(n)), jnp.asarray(times()[::10])
+
+    def run():
+        predict = nt.predict.gradient_descent_mse_ensemble(kernel, x, y)
+        return jax.block_until_ready(predict(t, x_test, get="ntk", compute_cov=True))
+
+    return run, lambda k: {"sample": sample(k.covariance[-1])}
+
+
+def cross_entropy():
+    n = 512
+    train = prepared(n, 1)[3]
+    y = jnp.eye(10)[jnp.arange(n) % 10]
+
+    def loss(f, y):
+        return -jnp.mean(jnp.sum(jax.nn.log_softmax(f) * y, axis=1))
+
+    def run():
+        return jax.block_until_ready(nt.predict.gradient_descent(loss, train.ntk, y)(100.0, jnp.zeros_like(y)))
+
+    return run, lambda k: {"sample": sample(k)}
+
+
+def posterior():
+    n = 2048
+    kernel, x, x_test, train = prepared(n, 512)
+    y = jnp.asarray(labels(n))
+
+    def run():
+        predict = nt.predict.gp_inference(train, y, diag_reg=1e-3, diag_reg_absolute_scale=True)
+        return jax.block_until_ready(predict("nngp", kernel(x_test, x), kernel(x_test, None).nngp))
+
+    return run, lambda k: {"sample": sample(k.mean)}
+
+
+def in_float64(make):
+    """The job, prepared and run with 64 bits."""
+
+    def prepare():
+        with jax.experimental.enable_x64():
+            run, check = make()
+
+        def wide():
+            with jax.experimental.enable_x64():
+                return run()
+
+        return wide, check
+
+    return prepare
+
+
 JOBS = {
+    "flow-2048": in_float64(lambda: flow(2048)),
+    "ensemble": in_float64(ensemble),
+    "cross-entropy": in_float64(cross_entropy),
+    "posterior": in_float64(posterior),
     "empirical-mlp": lambda: empirical("empirical-mlp", "STRUCTURED_DERIVATIVES"),
     "empirical-cnn": lambda: empirical("empirical-cnn", "STRUCTURED_DERIVATIVES"),
     "empirical-cnn-jacobian": lambda: empirical("empirical-cnn", "JACOBIAN_CONTRACTION"),

@@ -12,7 +12,6 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from ntkit.errors import ComputationError, InputError
-from ntkit.linalg.condition import inverse_norm
 from ntkit.linalg.statistics import Statistics
 
 
@@ -119,16 +118,12 @@ class CholeskySolver:
 
     def _statistics(self, b, x) -> Statistics:
         norm, product = _measure(self.matrix, self.noise, x)
-
-        def solve(v):
-            return np.asarray(_solve(self.lower, jnp.asarray(v[:, None], self.lower.dtype)))[:, 0]
-
         return Statistics(
             method="cholesky",
             size=b.shape[0],
             jitter=self.jitter,
             ladder=self.ladder,
-            condition=(float(norm) + self.jitter) * inverse_norm(solve, b.shape[0]),
+            condition=_condition(self.lower, float(norm) + self.jitter),
             residual=relative_residual(product, b),
         )
 
@@ -160,6 +155,15 @@ def _measure(matrix, noise, x):
     """(the 1-norm of A = matrix + diag(noise), A x)."""
     norm = jnp.max(jnp.sum(jnp.abs(matrix), axis=0) + noise)
     return norm, matrix @ x + jnp.reshape(noise, (-1, 1)) * x
+
+
+def _condition(lower, norm: float) -> float:
+    """Of A = L L^T with that 1-norm, in the 1-norm: from below, seldom off by more than a factor of 3, by LAPACK (N.
+    Higham, "FORTRAN codes for estimating the one-norm of a real or complex matrix", ACM TOMS 14, 1988)."""
+    lower = np.asarray(lower)
+    (pocon,) = scipy.linalg.get_lapack_funcs(("pocon",), (lower,))
+    reciprocal, _ = pocon(lower.T, norm, uplo="U")  # transposed as it is in memory, so that nothing is copied
+    return 1 / float(reciprocal) if reciprocal else float("inf")
 
 
 def relative_residual(product: Float[Array, "n k"], b: Float[Array, "n k"]) -> float:
