@@ -1,5 +1,8 @@
 """Training in function space, with a kernel that stays as it is: gradient flow, and the steps of optimisers."""
 
+from ntkit.predict.flow.accelerated import AcceleratedFlow as AcceleratedFlow
+from ntkit.predict.flow.accelerated import HeavyBallFlow as HeavyBallFlow
+from ntkit.predict.flow.accelerated import NesterovFlow as NesterovFlow
 from ntkit.predict.flow.descent import SquaredDescent as SquaredDescent
 from ntkit.predict.flow.descent import descend as descend
 from ntkit.predict.flow.flow import LossFlow as LossFlow

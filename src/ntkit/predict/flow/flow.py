@@ -16,6 +16,7 @@ from ntkit.errors import InputError
 from ntkit.linalg import Spectrum, spectrum
 from ntkit.predict._data import parse_number, parse_test, precision, restore
 from ntkit.predict._times import gain, parse_times, time_scales
+from ntkit.predict.flow.accelerated import AcceleratedFlow, HeavyBallFlow, NesterovFlow, parse_momentum
 from ntkit.predict.flow.losses import Loss, Squared, mean_loss
 from ntkit.predict.flow.ode import ODE, FlowStatistics, Integrator
 from ntkit.predict.flow.spectral import Components, Spectral
@@ -230,12 +231,13 @@ def gradient_flow(
     loss: str | Loss = "squared",
     f0: Any = None,
     scale: float = 1.0,
+    momentum: HeavyBallFlow | NesterovFlow | None = None,
     ode: ODE | None = None,
     matrix: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
     progress: Progress = True,
-) -> SquaredFlow | LossFlow:
+) -> SquaredFlow | LossFlow | AcceleratedFlow:
     """One function trained on (x, y) by gradient flow with a kernel that stays as it is.
 
         flow = ntkit.gradient_flow(ntkit.NTK(net), x, y)
@@ -261,12 +263,14 @@ def gradient_flow(
     - `scale`: alpha of lazy training (Chizat et al. 2019): the model is alpha f, its cost C(alpha f) / alpha^2, where
       `kernel` is the NTK of f and `f0` its initial value. The model alpha f is what is returned. It obeys the equation
       above, in which alpha cancels: what alpha scales is where it starts, alpha f_0.
+    - `momentum`: `HeavyBallFlow(friction)` or `NesterovFlow()` of `ntkit.predict`, the limits of small steps of both
+      momentum methods, in place of gradient flow. For the squared loss.
     - `ode`: tolerances of the numerical integration, `ntkit.predict.ODE(rtol, atol, max_steps)`.
     - `matrix`: kernel(x) if it is at hand (from `ntkit.gram`); it is then not computed.
     - `dtype`, `memory`, `progress`: as in `ntkit.posterior`; the bar shows kernel matrices, predictions, integration.
 
-    **Returns:** `SquaredFlow` or `LossFlow`, to be called as `flow(x_test, t)`. The first costs one
-    eigendecomposition.
+    **Returns:** `SquaredFlow` or `LossFlow`, to be called as `flow(x_test, t)`; `AcceleratedFlow` with momentum. The
+    squared loss costs one eigendecomposition.
 
     **Raises:** `InputError`; `ComputationError` for a kernel not finite or not positive semi-definite.
     """
@@ -274,7 +278,12 @@ def gradient_flow(
     problem = parse_problem(kernel, x, y, loss, f0, scale, dtype, memory, progress)
     if ode is not None and not isinstance(ode, ODE):
         raise InputError(f"`ode` must be `ntkit.predict.ODE(...)`, but got {ode!r}.")
+    parse_momentum(momentum)
+    if momentum is not None and not isinstance(problem.loss, Squared):
+        raise InputError(f'`momentum={momentum}` needs `loss="squared"`, for which it has a closed form.')
     with precision(problem.dtype):
+        if momentum is not None:
+            return AcceleratedFlow(problem, spectrum(problem.matrix(matrix)), rate, momentum)
         if isinstance(problem.loss, Squared):
             return SquaredFlow(problem, spectrum(problem.matrix(matrix)), rate)
         return LossFlow(problem, Integrator(problem, problem.matrix(matrix), rate, ode or ODE()))
