@@ -5,8 +5,8 @@ infinitely wide limit, whose kernels `NTK` and `NNGP` are ordinary JAX functions
 `EmpiricalNTK` is the kernel of a network that exists, any JAX function at its parameters.
 
 Everything downstream takes a kernel: `gram` computes matrices that need not fit in memory, `posterior`, `ridge` and
-`ensemble` predict with it, `gradient_flow` trains a function with it. Doors to scikit-learn (`ntkit.sklearn`) and the
-command line are opened by importing them.
+`ensemble` predict with it, `gradient_flow` trains a function with it. Doors to
+scikit-learn (`ntkit.sklearn`) and the command line are opened by importing them.
 """
 
 import sys

@@ -9,7 +9,7 @@ import scipy.stats
 import ntkit
 from ntkit import nn
 from ntkit.diagnose._draws import _at_once, _by_layer, kernels_of_draws, narrowed
-from ntkit.diagnose.widths import fit
+from ntkit.diagnose.rates import fit
 from ntkit.nn.widths import with_widths
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)

@@ -3,7 +3,7 @@
 from ntkit.diagnose.drift import Drift as Drift
 from ntkit.diagnose.drift import alignment as alignment
 from ntkit.diagnose.drift import drift as drift
+from ntkit.diagnose.rates import Rate as Rate
 from ntkit.diagnose.widths import Distribution as Distribution
-from ntkit.diagnose.widths import Rate as Rate
 from ntkit.diagnose.widths import WidthStudy as WidthStudy
 from ntkit.diagnose.widths import width_study as width_study

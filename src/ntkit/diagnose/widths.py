@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from ntkit._check import check_inputs, parse_memory
 from ntkit._progress import Meter, Progress
 from ntkit.diagnose._draws import kernels_of_draws, trainable
+from ntkit.diagnose.rates import Rate, checked_seeds, fit
 from ntkit.errors import ComputationError, InputError
 from ntkit.kernels import NTK
 from ntkit.nn import BatchNorm, Dropout, Layer
@@ -29,15 +29,6 @@ class Distribution(Protocol):
     def rvs(self, *, size: Any, random_state: Any) -> Any:
         """Draws, as those of `scipy.stats` make them."""
         ...
-
-
-class Rate(NamedTuple):
-    """deviation = constant * width^slope, by least squares over the logarithms of all draws; NaN where a deviation is
-    0 and has none. `standard_error`: of the slope, from the scatter around the line."""
-
-    slope: float
-    standard_error: float
-    constant: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +117,9 @@ def width_study(
     `BatchNorm`, or the standard parameterization, whose finite kernels tend to no limit of this kind; with `LayerNorm`
     where widths are random; for fewer than two different widths, as these have no rate, and fewer than two seeds.
     """
-    entries, numbers, budget = _checked_widths(widths), _checked_seeds(seeds), parse_memory(memory)
+    entries, numbers, budget = _checked_widths(widths), checked_seeds(seeds), parse_memory(memory)
     x = _checked_examples(x)
-    _check_network(net, random=any(not isinstance(entry, int) for entry in entries))
+    check_network(net, random=any(not isinstance(entry, int) for entry in entries))
     infinite, by_layer = _infinite(net, x)
     drawn = np.stack([_drawn(entry, at, numbers, width_groups(net).count) for at, entry in enumerate(entries)])
     sums = []
@@ -205,19 +196,6 @@ class _Sums:
         return np.sqrt(variance / (self.count - 1))
 
 
-def fit(widths: Float[np.ndarray, " w"], deviations: Float[np.ndarray, "w s"]) -> Rate:
-    """The line through log deviation over log width, of all draws."""
-    if not (deviations > 0).all():
-        return Rate(math.nan, math.nan, math.nan)
-    at = np.repeat(np.log(widths), deviations.shape[1])
-    y = np.log(deviations).ravel()
-    centred = at - at.mean()
-    slope = float(centred @ y / (centred @ centred))
-    rest = y - y.mean() - slope * centred
-    error = math.sqrt(float(rest @ rest) / (len(y) - 2) / float(centred @ centred))
-    return Rate(slope, error, math.exp(float(y.mean() - slope * at.mean())))
-
-
 def _infinite(net: Layer, x: Any) -> tuple[np.ndarray, np.ndarray]:
     """The infinite kernel, and what each trainable layer adds to it: all others are frozen."""
     layers = []
@@ -271,28 +249,13 @@ def _checked_widths(widths: Any) -> "list[int | Distribution]":
     return known
 
 
-def _checked_seeds(seeds: Any) -> list[int]:
-    try:
-        # `index` takes whole numbers only.
-        listed: Any = range(seeds) if isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool) else seeds
-        numbers = [operator.index(seed) for seed in listed]
-    except (TypeError, ValueError):
-        raise InputError(f"`seeds` must be a number of seeds, or a list of them; got {seeds!r}.") from None
-    if len(numbers) < 2 or len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise InputError(
-            "`seeds` must be at least 2 networks of each width, or there is no standard error, or as many different "
-            f"seeds >= 0; got {seeds!r}."
-        )
-    return numbers
-
-
 def _checked_examples(x: Any) -> Any:
     if isinstance(x, Masked):
         raise InputError("`x` has a mask, which `width_study` does not take. Use images of one size, without a mask.")
     return check_inputs("x", x)
 
 
-def _check_network(net: Any, random: bool) -> None:
+def check_network(net: Any, random: bool) -> None:
     width_groups(net)
     NTK(net)  # refuses what has no infinite reading
     for kind, why in (
