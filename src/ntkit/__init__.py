@@ -25,6 +25,7 @@ from ntkit.empirical import (
     Structured,
     linearize,
     project,
+    random_features,
     taylor_expand,
 )
 from ntkit.errors import ComputationError, InputError, NtkitError
@@ -78,6 +79,7 @@ __all__ = [
     "pad",
     "posterior",
     "project",
+    "random_features",
     "ridge",
     "taylor_expand",
     "top_eigenpairs",

@@ -1,5 +1,10 @@
 """Kernels of finite networks: the empirical NTK of any JAX function, dense, by parts, or as an operator."""
 
+from ntkit.empirical.features import DrawnFeatures as DrawnFeatures
+from ntkit.empirical.features import GaussianFeatures as GaussianFeatures
+from ntkit.empirical.features import NetworkFeatures as NetworkFeatures
+from ntkit.empirical.features import RandomFeatures as RandomFeatures
+from ntkit.empirical.features import random_features as random_features
 from ntkit.empirical.kernel import EmpiricalNTK as EmpiricalNTK
 from ntkit.empirical.linear import linearize as linearize
 from ntkit.empirical.linear import taylor_expand as taylor_expand
