@@ -42,8 +42,10 @@ KNOWS = {
     "gram": {"kernels", "nn", "_pairs"},
     "empirical": {"kernels", "nn", "gram", "linalg"},
     "predict": {"kernels", "nn", "gram", "linalg", "empirical"},
-    "diagnose": {"kernels", "nn", "gram", "linalg", "empirical", "predict"},
-    "plots": {"kernels", "nn", "gram", "linalg", "empirical", "predict", "diagnose"},
+    # It evaluates kernels as predictors do: with their checks, precision and tiles.
+    "spectral": {"kernels", "nn", "gram", "linalg", "predict"},
+    "diagnose": {"kernels", "nn", "gram", "linalg", "empirical", "predict", "spectral"},
+    "plots": {"kernels", "nn", "gram", "linalg", "empirical", "predict", "spectral", "diagnose"},
 }
 OUTER = {"sklearn", "torch", "report", "cli", "__main__"}
 ROOMS = set(KNOWS) | OUTER | {"gallery", "__init__"}

@@ -5,7 +5,7 @@ infinitely wide limit, whose kernels `NTK` and `NNGP` are ordinary JAX functions
 `EmpiricalNTK` is the kernel of a network that exists, any JAX function at its parameters.
 
 Everything downstream takes a kernel: `gram` computes matrices that need not fit in memory, `posterior`, `ridge` and
-`ensemble` predict with it, `gradient_flow` trains a function with it. Doors to
+`ensemble` predict with it, `gradient_flow` trains a function with it, `mercer` and `nystrom` take it apart. Doors to
 scikit-learn (`ntkit.sklearn`) and the command line are opened by importing them.
 """
 
@@ -43,6 +43,7 @@ from ntkit.predict import (
     ridge,
     tune,
 )
+from ntkit.spectral import mercer, nystrom
 
 __version__ = "0.1.0"
 
@@ -76,7 +77,9 @@ __all__ = [
     "log_marginal_likelihood",
     "logdet",
     "maximise_likelihood",
+    "mercer",
     "nn",
+    "nystrom",
     "pad",
     "posterior",
     "project",
