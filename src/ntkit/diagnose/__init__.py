@@ -5,6 +5,8 @@ from ntkit.diagnose.drift import alignment as alignment
 from ntkit.diagnose.drift import drift as drift
 from ntkit.diagnose.features import FeatureStudy as FeatureStudy
 from ntkit.diagnose.features import feature_study as feature_study
+from ntkit.diagnose.frequencies import FrequencyStudy as FrequencyStudy
+from ntkit.diagnose.frequencies import frequency_study as frequency_study
 from ntkit.diagnose.rates import Rate as Rate
 from ntkit.diagnose.widths import Distribution as Distribution
 from ntkit.diagnose.widths import WidthStudy as WidthStudy
