@@ -35,20 +35,14 @@ def test_a_network_whose_last_layer_is_trained_follows_its_own_matrix(x64):
     np.testing.assert_allclose(found.predicted.max(), 0.5)
 
 
-@pytest.fixture(scope="module")
-def study():
-    return ntkit.frequency_study(NET, [0, 1, 2], [64, 1024], 16, amplitude=0.1)
-
-
-def test_wide_networks_learn_at_the_rate_of_the_eigenvalue(study):
+def test_wide_networks_learn_at_the_rate_of_the_eigenvalue():
     """At width n as well, within its scatter, as Bowman and Montufar have it."""
+    study = ntkit.frequency_study(NET, [0, 1, 2], [64, 1024], 16, amplitude=0.1)
     assert study.widths[0] == study.examples
     assert np.all(study.standard_error[1] < 0.03 * study.predicted)
     assert np.all(np.abs(study.mean - study.predicted) < 5 * study.standard_error)
     assert study.predicted[0] > 5 * study.predicted[2]
-
-
-def test_their_scatter_falls_with_the_width(study):
+    # Their scatter falls with the width.
     rate = study.convergence
     assert rate.standard_error < 0.1  # or it would not be told from 0
     assert abs(rate.slope + 0.5) < 5 * rate.standard_error
