@@ -20,6 +20,8 @@ from ntkit.spectral.quadrature import Nodes, level_for, nodes, step
 _BLOCK = 1024
 # No kernel needs as many halvings; 2^15 nodes are 2 seconds of a network of three layers.
 _LEVELS = 6
+# Harmonics of one degree whose number is one of float64.
+_MOST = 10**300
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -47,8 +49,8 @@ class Mercer:
     @property
     def explained(self) -> float:
         """The share of the trace that these degrees have; the rest bounds |k - its sum over them| everywhere, over the
-        trace."""
-        return float(np.sum(self.eigenvalues * self.multiplicities.astype(float))) / self.trace
+        trace. Eigenvalues within their error count as 0, there being so many harmonics of each in high dimensions."""
+        return float(np.sum(self._weights())) / self.trace
 
     def eigenvalue(self, degree: int) -> float:
         """That of one degree."""
@@ -71,13 +73,14 @@ class Mercer:
         """The sum over these degrees, which is the kernel but for `1 - explained` of its trace."""
         first = self._unit("x1", x1)
         cosine = np.clip(first @ (first if x2 is None else self._unit("x2", x2)).T, -1.0, 1.0)
-        total, wanted = np.zeros_like(cosine), dict(zip(self.degrees.tolist(), self._weights(), strict=True))
+        total, wanted = np.zeros_like(cosine), dict(zip(self.degrees.tolist(), self._weights().tolist(), strict=True))
         for k, value in enumerate(gegenbauer(self.dimension, max(wanted), 1 - np.abs(cosine), cosine < 0)):
             total += wanted.get(k, 0.0) * value
         return total
 
-    def _weights(self) -> list[float]:
-        return (self.eigenvalues * self.multiplicities.astype(float)).tolist()
+    def _weights(self) -> Float[np.ndarray, " k"]:
+        """What each degree adds to k(x, x)."""
+        return np.where(self.eigenvalues > self.errors, self.eigenvalues, 0) * self.multiplicities.astype(float)
 
     def _place(self, degree: int) -> int:
         found = np.flatnonzero(self.degrees == check_count("degree", degree, 0))
@@ -100,10 +103,10 @@ class Mercer:
 
     def __str__(self) -> str:
         lines = [f"{'degree':>8}  {'eigenvalue':>12}  {'error':>8}  {'times':>8}  {'of trace':>8}"]
-        rows = zip(self.degrees, self.eigenvalues, self.errors, self.multiplicities, strict=True)
-        for degree, value, error, times in rows:
-            share = value * float(times) / self.trace
-            lines.append(f"{degree:8}  {value:12.5e}  {error:8.1e}  {times:8}  {share:8.2%}")
+        rows = zip(self.degrees, self.eigenvalues, self.errors, self.multiplicities, self._weights(), strict=True)
+        for degree, value, error, times, weight in rows:
+            many = f"{times:8}" if times < 10**8 else f"{float(times):8.2g}"
+            lines.append(f"{degree:8}  {value:12.5e}  {error:8.1e}  {many}  {weight / self.trace:8.2%}")
         where = "circle" if self.dimension == 2 else f"sphere in {self.dimension} dimensions"
         return "\n".join([*lines, f"{self.explained:.3%} of k(x, x) = {self.trace:.5g} on the {where}"])
 
@@ -122,7 +125,8 @@ def mercer(
     where kappa(theta) is the kernel at that angle and P_k Gegenbauer's polynomial with P_k(1) = 1. Kernels of networks
     are singular at cos theta = 1 and -1 (sqrt(1 - cos theta), Bietti and Bach 2021), mostly not in theta, and never at
     harm: the rule is a double exponential one in theta. Its step is halved until no eigenvalue moves by more than
-    `tol` k(x, x); the last move and rounding are `errors`. Computed in float64.
+    `tol` times the integral of the absolute value, which is k(x, x) at most, and small in high dimensions; the last
+    move and rounding are `errors`. Computed in float64.
 
     **Arguments:**
 
@@ -141,6 +145,12 @@ def mercer(
     Bietti and J. Mairal, "On the Inductive Bias of Neural Tangent Kernels", NeurIPS 2019, section 3.
     """
     dimension, wanted = check_count("dimension", dimension, 2), _checked_degrees(degrees)
+    counts = [multiplicity(dimension, k) for k in wanted]
+    if max(counts) > _MOST:
+        raise InputError(
+            f"`degrees` holds {max(wanted)}, of which there are more than 1e300 harmonics in {dimension} dimensions: "
+            "their eigenvalue is no number of float64. Ask for lower degrees."
+        )
     radius, tol = parse_number(radius, "radius"), parse_number(tol, "tol")
     values, errors, trace, evaluations = _integrated(_Profile(kernel, dimension, radius), wanted, tol)
     allowed = np.maximum(errors, tol * trace)
@@ -150,14 +160,13 @@ def mercer(
             f"`kernel` is not positive semi-definite on the sphere: its eigenvalue of degree {wanted[worst]} is "
             f"{values[worst]:.3e}, with an error of {errors[worst]:.1e}."
         )
-    counts = [multiplicity(dimension, k) for k in wanted]
     times = np.array(counts, np.int64 if max(counts) < 2**62 else object)
     return Mercer(dimension, radius, np.array(wanted), values, times, errors, trace, evaluations)
 
 
 def _integrated(profile: "_Profile", degrees: list[int], tol: float) -> tuple[np.ndarray, np.ndarray, float, int]:
     """Eigenvalues, their errors, k(x, x), and the number of values it took."""
-    level = level_for(max(degrees))
+    level = level_for(max(degrees), profile.dimension)
     sums, sizes = profile.sums(nodes(level, first=True), degrees)
     trace, values = profile.trace, step(level) * sums
     for finer in range(level + 1, level + 1 + _LEVELS):
@@ -165,13 +174,14 @@ def _integrated(profile: "_Profile", degrees: list[int], tol: float) -> tuple[np
         sums, sizes, before = sums + more, sizes + larger, values
         values = step(finer) * sums
         moved = np.abs(values - before)
-        if moved.max() <= tol * trace:
-            # The phase of P_k at a node is rounded by k eps, independently of other nodes, which grow with k in number.
-            rounding = 4 * _EPS * step(finer) * sizes * np.sqrt(1 + np.array(degrees))
+        if (moved <= tol * step(finer) * sizes).all():
+            # At a node the phase of P_k is rounded by k eps, and sin^(d-2) by d eps, independently of other nodes,
+            # whose number grows with k.
+            rounding = 4 * _EPS * step(finer) * sizes * np.sqrt(profile.dimension + np.array(degrees))
             return values, moved + rounding, trace, profile.evaluations
     raise ComputationError(
-        f"The eigenvalues still move by {moved.max():.1e} after {profile.evaluations} values of `kernel`, but "
-        f"{tol * trace:.1e} was asked, `tol` times k(x, x). Is it smooth but at the angles 0 and pi? Else raise `tol`."
+        f"The eigenvalues still move by {moved.max():.1e} after {profile.evaluations} values of `kernel`, of a size of "
+        f"{trace:.1e}, which is more than `tol` = {tol:.1e}. Is it smooth but at the angles 0 and pi? Else raise `tol`."
     )
 
 
@@ -179,9 +189,9 @@ class _Profile:
     """The kernel as a function of the angle."""
 
     def __init__(self, kernel: Any, dimension: int, radius: float):
-        self._kernel, self._dimension, self._radius = kernel, dimension, radius
+        self._kernel, self.dimension, self._radius = kernel, dimension, radius
         self.evaluations = 0
-        self.trace = float(self._values(np.zeros(1), np.zeros(1, bool), np.eye(dimension))[0])
+        self.trace = float(self._values(np.zeros(1), np.zeros(1, bool), np.eye(2, dimension))[0])
         if not self.trace > 0:
             raise InputError(
                 f"`kernel` must be positive at two equal points, but on this sphere it is {self.trace} there."
@@ -190,10 +200,9 @@ class _Profile:
 
     def sums(self, at: Nodes, degrees: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """The sums over nodes for each degree, and those of the absolute terms: what rounding is proportional to."""
-        d = self._dimension
-        kappa = self._values(at.distance, at.far, np.eye(d))
-        weight = math.exp(math.lgamma(d / 2) - math.lgamma((d - 1) / 2)) / math.sqrt(math.pi)
-        terms = weight * kappa * at.weight * np.sin(at.distance) ** (d - 2)
+        d = self.dimension
+        kappa = self._values(at.distance, at.far, np.eye(2, d))
+        terms = _constant(d) * kappa * at.weight * np.sin(at.distance) ** (d - 2)
         gap = 2 * np.sin(at.distance / 2) ** 2
         found = {}
         for k, value in enumerate(gegenbauer(d, max(degrees), gap, at.far)):
@@ -204,11 +213,11 @@ class _Profile:
 
     def _check_angle(self) -> None:
         """The same values in a frame that is turned."""
-        d = self._dimension
+        d = self.dimension
         angles = np.linspace(0, np.pi / 2, 9)
         near, far = np.tile(angles, 2), np.repeat([False, True], 9)
-        turned = np.linalg.qr(np.random.default_rng(0).standard_normal((d, d)))[0]
-        values, others = (self._values(near, far, frame) for frame in (np.eye(d), turned))
+        turned = np.linalg.qr(np.random.default_rng(0).standard_normal((d, 2)))[0].T
+        values, others = (self._values(near, far, frame) for frame in (np.eye(2, d), turned))
         apart = float(np.abs(values - others).max())
         if apart > 1e-8 * self.trace:
             raise InputError(
@@ -217,12 +226,12 @@ class _Profile:
             )
 
     def _values(self, distance: np.ndarray, far: np.ndarray, frame: np.ndarray) -> np.ndarray:
-        """kappa at angles, given by their distance from the nearer end, in the plane of the frame's first two axes."""
+        """kappa at angles, given by their distance from the nearer end, in the plane of the frame's two rows."""
         found = []
         with precision(np.dtype(np.float64)):
             for start in range(0, len(distance), _BLOCK):
                 own, end = distance[start : start + _BLOCK], far[start : start + _BLOCK]
-                points = np.zeros((_BLOCK, self._dimension))
+                points = np.zeros((_BLOCK, 2))
                 points[: len(own), 0], points[: len(own), 1] = np.where(end, -1, 1) * np.cos(own), np.sin(own)
                 points[len(own) :, 0] = 1.0
                 values = evaluate(self._kernel, self._radius * frame[None, 0], self._radius * (points @ frame))
@@ -231,6 +240,12 @@ class _Profile:
                 found.append(np.asarray(values, np.float64)[0, : len(own)])
         self.evaluations += len(distance)
         return np.concatenate(found)
+
+
+def _constant(dimension: int) -> float:
+    """c_d by c_(d+2) = c_d d / (d - 1): logarithms of gamma functions would lose digits."""
+    first = 2 + dimension % 2
+    return (0.5 if first == 3 else 1 / math.pi) * math.prod(j / (j - 1) for j in range(first, dimension, 2))
 
 
 def _checked_degrees(degrees: Any) -> list[int]:

@@ -39,7 +39,8 @@ def nodes(level: int, *, first: bool) -> Nodes:
     return Nodes(distance, u > 0, distance * (np.pi - distance) * np.cosh(u))
 
 
-def level_for(degree: int) -> int:
-    """The first level at which six nodes or more fall on each period of cos(degree theta), at the widest spacing."""
+def level_for(degree: int, dimension: int) -> int:
+    """The first level at which the widest spacing is an angle of 1 / (degree + 1) at most, of six on each period of
+    cos(degree theta), and as many of the width of sin(theta)^(dimension - 2)."""
     widest = (np.pi / 2) ** 2
-    return max(5, int(np.ceil(np.log2(widest * (degree + 1)))))
+    return max(5, int(np.ceil(np.log2(widest * (degree + 1 + dimension**0.5)))))
