@@ -22,7 +22,19 @@ from ntkit import nn
 from ntkit.cli import main
 from ntkit.cli._model import VERSION, load_model
 
-COMMANDS = ["demo", "kernel", "empirical", "fit", "predict", "width", "info", "gallery", "gallery cifar10"]
+COMMANDS = [
+    "demo",
+    "kernel",
+    "empirical",
+    "fit",
+    "predict",
+    "width",
+    "info",
+    "gallery",
+    "gallery list",
+    "gallery run",
+    "gallery cifar10",
+]
 
 
 @pytest.fixture(autouse=True)

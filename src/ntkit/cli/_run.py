@@ -68,8 +68,14 @@ def _in_our_words(text: str, argv: list[str]) -> str:
     if argv[:1] == ["fit"]:
         text = text.replace("`noise`", "`--alpha`")
     if argv[:1] == ["gallery"]:
-        for argument, option in (("n", "train"), ("m", "test"), ("zca", "zca-reg")):
-            text = text.replace(f"`{argument}`", f"`--{option}`")
+        for argument, option in (
+            ("n", "--train"),
+            ("m", "--test"),
+            ("zca", "--zca-reg"),
+            ("data", "--data"),
+            ("name", "NAME"),
+        ):
+            text = text.replace(f"`{argument}`", f"`{option}`")
     return _OF_FUNCTIONS.sub("", _ARGUMENT.sub(_option, text))
 
 

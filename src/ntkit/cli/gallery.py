@@ -1,7 +1,7 @@
-"""`ntkit gallery`: the published experiments, listed; and one command for each."""
+"""`ntkit gallery`: the published experiments, listed and run; and CIFAR-10 with options of its own."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -11,6 +11,7 @@ from ntkit import data as sets
 from ntkit import gallery as room
 from ntkit.cli import _options as o
 from ntkit.cli._console import Clock, Context, err, out, print_json, steps
+from ntkit.cli._run import FAILURE
 from ntkit.errors import InputError
 
 TRAIN, TEST = 2000, 1000
@@ -26,13 +27,95 @@ gallery = typer.Typer(
 @gallery.callback()
 def list_experiments(context: Context, json: o.Json = False) -> None:
     """List the experiments."""
-    if context.invoked_subcommand:
-        return
+    if not context.invoked_subcommand:
+        show(json)
+
+
+@gallery.command("list")
+def show(json: o.Json = False) -> None:
+    """List the experiments: their names, what they are, and where they were published."""
     if json:
         print_json(room.EXPERIMENTS)
         return
     for name, words in room.EXPERIMENTS.items():
-        out.print(f"ntkit gallery {name:<10} {words}", markup=False)
+        out.print(f"{name:<20} {words}", markup=False)
+    out.print("\nRun one: ntkit gallery run NAME; in seconds: ntkit gallery run NAME --quick.", markup=False)
+
+
+@gallery.command("run")
+def run_experiment(
+    name: Annotated[str, typer.Argument(help="A name of `ntkit gallery list`.", metavar="NAME", show_default=False)],
+    out_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for figure and numbers; ntkit-gallery/NAME, NAME-quick.",
+            parser=o.path,
+            metavar="<path>",
+            show_default=False,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller, in seconds; images are scikit-learn's digits.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images in place of the experiment's own: mnist, digits, an .npz.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run with other settings at --out.")] = False,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Run a published experiment: a figure like the paper's, the numbers, and a verdict computed from them.
+
+    Writes figure.png and results.json into --out. Ends with 1 where a criterion does not hold. Stopped in any way, the
+    same command goes on where it was. `run cifar10` is `ntkit gallery cifar10`, which has more options.
+    """
+    folder = Path("ntkit-gallery") / (f"{name}-quick" if quick else name) if out_path is None else out_path
+    if name == "cifar10":
+        small: Any = {"train": 100, "test": 100, "poolings": "flatten", "depths": "3"} if quick else {}
+        cifar10(data=data or "cifar10", out_path=folder, overwrite=overwrite, seed=seed, json=json, **small)
+        return
+    study = room.study(name)
+    settings = study.settings(quick=quick, data=data, seed=seed)
+    if not json:
+        size = "quick" if quick else f"full size: {study.cost}. --quick is smaller, Ctrl-C stops"
+        err.print(f"{study.source}; {size}.", markup=False, soft_wrap=True)
+    found = room.reproduce(study, settings, folder, overwrite=overwrite, progress=not json)
+    if json:
+        print_json(_judged(found))
+    else:
+        _say_outcome(found)
+    if found.verdict != room.REPRODUCED:
+        raise typer.Exit(FAILURE)
+
+
+def _judged(found: room.Outcome) -> dict[str, Any]:
+    return {
+        "study": found.study.name,
+        "verdict": found.verdict,
+        "criteria": [c.plain() for c in found.criteria],
+        "findings": found.findings,
+        "files": list(map(str, found.files)),
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def _say_outcome(found: room.Outcome) -> None:
+    """The findings, every criterion, and the verdict."""
+    rows = found.study.table(found.findings)
+    findings = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for column in rows.columns:
+        findings.add_column(column, justify="right")
+    for row in rows.rows:
+        findings.add_row(*row)
+    out.print(findings)
+    for c in found.criteria:
+        says = f"{'yes' if c.holds else 'NO':<4} {c.name}: {c.value:.3g}, must be {c.interval}"
+        out.print(says, markup=False)
+    held = sum(c.holds for c in found.criteria)
+    out.print(f"Verdict: {found.verdict}, {held} of {len(found.criteria)} criteria hold.", markup=False)
+    out.print(f"{', '.join(map(str, found.files))}: {found.seconds:.0f} s in all.", markup=False)
 
 
 @gallery.command()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class Folder:
     def keep_row(self, name: str, row: dict[str, Any]) -> None:
         self._state["rows"][name] = row
         self._save()
+
+    def row(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A row, made unless an earlier call has kept it."""
+        if name not in self._state["rows"]:
+            self.keep_row(name, make())
+        return self._state["rows"][name]
 
     def cost(self, name: str) -> Cost | None:
         """What a matrix has cost so far; None if it was not begun."""

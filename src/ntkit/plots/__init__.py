@@ -5,20 +5,28 @@ plots.gram_matrix(ax, ntkit.gram(ntkit.NTK(net), x), labels=y)
 figure.savefig("gram.png")
 """
 
-from ntkit.plots._figure import COLOURS, figure
+from ntkit.plots._figure import COLOURS, figure, panels
 from ntkit.plots.accuracies import accuracies
+from ntkit.plots.circle import along_circle, band_on_circle
 from ntkit.plots.examples import examples, predictions, probabilities
 from ntkit.plots.matrix import gram_matrix, spectrum
+from ntkit.plots.scatter import scattered
+from ntkit.plots.trainings import trainings
 from ntkit.plots.widths import width_study
 
 __all__ = [
     "COLOURS",
     "accuracies",
+    "along_circle",
+    "band_on_circle",
     "examples",
     "figure",
     "gram_matrix",
+    "panels",
     "predictions",
     "probabilities",
+    "scattered",
     "spectrum",
+    "trainings",
     "width_study",
 ]

@@ -31,3 +31,10 @@ def figure(width: float = 6.0, height: float = 4.5) -> tuple[Figure, Axes]:
     with mpl.rc_context(_STYLE):
         fig = Figure(figsize=(width, height), dpi=150, layout="constrained")
         return fig, fig.add_subplot()
+
+
+def panels(count: int, width: float = 6.0, height: float = 4.5) -> tuple[Figure, list[Axes]]:
+    """A figure of several pairs of axes side by side, each of these sizes in inches."""
+    with mpl.rc_context(_STYLE):
+        fig = Figure(figsize=(count * width, height), dpi=150, layout="constrained")
+        return fig, [fig.add_subplot(1, count, k + 1) for k in range(count)]

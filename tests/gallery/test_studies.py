@@ -1,0 +1,252 @@
+"""The judged experiments: each quick run end to end, that verdicts follow from numbers, and what is refused."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from ntkit import gallery
+from ntkit.errors import InputError
+from ntkit.gallery import _study
+from ntkit.gallery._study import Criterion
+from ntkit.gallery.jacot2018_fig3 import principal
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A function from a name to its quick run, at most once for each: (outcome, results.json)."""
+    done = {}
+
+    def run(name):
+        if name not in done:
+            study = gallery.study(name)
+            out = tmp_path_factory.mktemp("gallery") / name
+            found = gallery.reproduce(study, study.settings(quick=True), out, progress=False)
+            done[name] = found, json.loads((out / "results.json").read_text())
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize("name", gallery.STUDIES)
+def test_a_quick_run_has_figure_numbers_and_verdict(runs, name):
+    found, results = runs(name)
+    assert [f.name for f in found.files] == ["figure.png", "results.json"]
+    assert found.files[0].read_bytes().startswith(b"\x89PNG")
+    assert found.verdict == results["verdict"] == "reproduced"
+    assert all(c["holds"] for c in results["criteria"])
+    # The numbers alone give the verdict again.
+    findings, criteria = gallery.judge(found.study, results["numbers"])
+    assert json.loads(json.dumps(findings)) == results["findings"]
+    assert [c.plain() for c in criteria] == results["criteria"]
+    table = found.study.table(findings)
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def still(numbers):
+    """The wide networks scatter as the narrow ones."""
+    numbers["groups"][1]["before"] = numbers["groups"][0]["before"]
+
+
+def moving(numbers):
+    wide = numbers["groups"][1]
+    wide["after"] = (np.asarray(wide["after"]) * 1.5).tolist()
+
+
+def shifted(numbers):
+    wide = numbers["groups"][1]
+    wide["outputs"] = (np.asarray(wide["outputs"]) + np.asarray(numbers["deviation"])).tolist()
+
+
+def narrowed(numbers):
+    wide, mean = numbers["groups"][1], np.asarray(numbers["mean"])
+    wide["outputs"] = (mean + 0.3 * (np.asarray(wide["outputs"]) - mean)).tolist()
+
+
+def bent(numbers):
+    wide = numbers["groups"][-1]
+    wide["across"] = (10 * np.asarray(wide["across"])).tolist()
+
+
+def slow(numbers):
+    wide = numbers["groups"][-1]
+    wide["along"] = np.full(np.shape(wide["along"]), -0.5).tolist()
+
+
+def apart(numbers):
+    for own in numbers["draws"]:
+        own["network"][-1] *= 1.2
+
+
+def untrained(numbers):
+    for own in numbers["draws"]:
+        own["network"] = own["linearized"] = [own["network"][0]] * len(own["network"])
+
+
+def broken(numbers):
+    """Not a number where a width or a draw should have some."""
+    for own in numbers.get("draws", numbers.get("groups")):
+        for key in own.keys() & {"network", "outputs", "after", "across"}:
+            own[key] = np.full(np.shape(own[key]), np.nan).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(
+    "name, doctor",
+    [
+        ("jacot2018-fig1", still),
+        ("jacot2018-fig1", moving),
+        ("jacot2018-fig2", shifted),
+        ("jacot2018-fig2", narrowed),
+        ("jacot2018-fig3", bent),
+        ("jacot2018-fig3", slow),
+        ("linearization-mnist", apart),
+        ("linearization-mnist", untrained),
+        *((name, broken) for name in gallery.STUDIES),
+    ],
+)
+def test_doctored_numbers_fail(runs, name, doctor):
+    found, results = runs(name)
+    numbers = copy.deepcopy(results["numbers"])
+    doctor(numbers)
+    assert gallery.verdict(gallery.judge(found.study, numbers)[1]) == "not reproduced"
+
+
+def test_a_criterion_is_an_interval():
+    assert Criterion("a", 1.0, 1.0, 2.0).holds
+    assert not Criterion("a", 2.1, 1.0, 2.0).holds
+    assert not Criterion("a", float("nan"), high=2.0).holds
+    assert Criterion("a", float("nan"), high=2.0).plain() == {
+        "name": "a", "value": None, "low": None, "high": 2.0, "holds": False,
+    }  # fmt: skip
+    assert [Criterion("a", 0, **k).interval for k in ({"low": 1}, {"high": 2}, {"low": 1, "high": 2})] == [
+        "at least 1", "at most 2", "1 to 2",
+    ]  # fmt: skip
+    assert gallery.verdict([]) == "not reproduced"
+
+
+def test_principal_components_are_those_of_the_kernel():
+    """Against the definition: K f / n = eigenvalue f, mean square 1, orthogonal."""
+    x = np.random.default_rng(0).uniform(size=(12, 5)).astype(np.float32)
+    values, f = principal(x)
+    np.testing.assert_allclose(f.T @ f / 12, np.eye(3), atol=1e-10)
+    assert (np.diff(values) < 0).all()
+    # The trace of K / n is the mean of the diagonal, which three eigenvalues do not exceed.
+    again, g = principal(np.concatenate([x, x]))
+    np.testing.assert_allclose(again, values, rtol=1e-9)  # the mean over examples that are there twice
+    np.testing.assert_allclose(np.abs(g[:12]), np.abs(f), atol=1e-6)
+
+
+# Stopped, resumed, refused
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A study whose rows are counted, and that can be stopped."""
+    made = []
+
+    def measure(settings, rows, meter):
+        def row(k):
+            if k in stop:
+                raise KeyboardInterrupt
+            made.append(k)
+            return {"value": float(k)}
+
+        values = [rows(f"row {k}", lambda k=k: row(k))["value"] for k in range(3)]
+        return {"values": values}
+
+    stop = {2}
+    known = gallery.STUDIES["jacot2018-fig1"]
+    changes = {
+        "measure": measure,
+        "find": lambda numbers: {"sum": sum(numbers["values"])},
+        "criteria": lambda findings: [Criterion("sum", findings["sum"], 3, 3)],
+        "table": lambda findings: gallery.Table(("sum",), ((str(findings["sum"]),),)),
+        "draw": lambda axes, numbers, findings: axes[0].plot(numbers["values"]),
+        "steps": lambda settings: 3,
+    }
+    study = gallery.Study(**{f: getattr(known, f) for f in known.__dataclass_fields__} | changes)
+    monkeypatch.setitem(gallery.STUDIES, study.name, study)
+    return study, made, stop
+
+
+def test_a_run_goes_on_where_it_was_stopped(toy, tmp_path):
+    study, made, stop = toy
+    with pytest.raises(KeyboardInterrupt):
+        gallery.reproduce(study, study.settings(), tmp_path, progress=False)
+    assert [f.name for f in tmp_path.iterdir()] == ["gallery.json"]
+    stop.clear()
+    calls = []
+    found = gallery.reproduce(study, study.settings(), tmp_path, progress=lambda *at: calls.append(at))
+    assert made == [0, 1, 2]
+    assert found.verdict == "reproduced"
+    assert calls[0] == (0, 3)
+    # Other settings need another folder.
+    with pytest.raises(InputError, match=r"seed 0 and not 1.*overwrite=True"):
+        gallery.reproduce(study, study.settings(seed=1), tmp_path, progress=False)
+    gallery.reproduce(study, study.settings(seed=1), tmp_path, overwrite=True, progress=False)
+    assert made == [0, 1, 2] * 2
+
+
+def test_a_figure_that_fails_leaves_none(toy, tmp_path, monkeypatch):
+    study, _, stop = toy
+    stop.clear()
+    monkeypatch.setattr(_study, "_draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gallery.reproduce(study, study.settings(), tmp_path, progress=False)
+    assert [f.name for f in tmp_path.iterdir()] == ["gallery.json"]
+
+
+@pytest.fixture
+def command(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *argv: run("gallery", *argv)
+
+
+def test_the_list_names_all(command):
+    code, out, _ = command("list")
+    assert code == 0
+    assert all(name in out for name in [*gallery.STUDIES, "cifar10"])
+    assert list(json.loads(command("list", "--json")[1])) == list(gallery.EXPERIMENTS)
+
+
+def test_the_command_prints_a_verdict(command, toy, tmp_path):
+    toy[2].clear()
+    code, out, err = command("run", "jacot2018-fig1", "--quick")
+    assert code == 0
+    assert "Verdict: reproduced, 1 of 1 criteria hold." in out
+    assert "figure 1" in err
+    assert (tmp_path / "ntkit-gallery" / "jacot2018-fig1-quick" / "results.json").is_file()
+    found = json.loads(command("run", "jacot2018-fig1", "--quick", "--json")[1])
+    assert found["verdict"] == "reproduced"
+    assert found["criteria"][0]["value"] == 3
+
+
+def test_what_does_not_hold_ends_with_1(command, toy):
+    toy[2].clear()
+    object.__setattr__(toy[0], "criteria", lambda findings: [Criterion("sum", findings["sum"], high=2)])
+    code, out, _ = command("run", "jacot2018-fig1", "--quick")
+    assert code == 1
+    assert "not reproduced, 0 of 1" in out
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (("run", "jacot2018-fig4"), "Did you mean"),
+        (("run", "nothing"), "cifar10"),
+        (("run", "jacot2018-fig1", "--data", "mnist"), "makes its own"),
+        (("run", "linearization-mnist", "--quick", "--data", "diabetes"), "must have classes"),
+        (("run", "jacot2018-fig3", "--data", "iris"), "512 training examples"),
+        (("run", "jacot2018-fig1", "--quick", "--out", "file"), "must be a folder"),
+        (("run", "jacot2018-fig1", "--quick", "--out", "file/below"), "is a file"),
+        (("run", "cifar10", "--data", "iris"), "must be images"),
+    ],
+)
+def test_wrong_usage_is_one_line(command, tmp_path, argv, words):
+    (tmp_path / "file").write_text("")
+    code, _, err = command(*argv)
+    assert code == 2
+    assert words in err.splitlines()[-1]
+    assert err.count("Error") == 1
