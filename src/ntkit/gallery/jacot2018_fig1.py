@@ -164,7 +164,7 @@ STUDY = Study(
     words="The NTK of finite networks on the circle, before and after training",
     source="Jacot, Gabriel and Hongler 2018, figure 1",
     full=Settings(),
-    quick=Settings(widths=(64, 1024), seeds=8, steps=50, examples=16, angles=25),
+    quick=Settings(widths=(64, 512), seeds=8, steps=50, examples=16, angles=25),
     cost="about 20 minutes on 2 cores and 4 GB; a network of width 10 000 takes two minutes",
     measure=measure, find=find, criteria=criteria, table=table, draw=draw,
     steps=lambda settings: settings.seeds * len(settings.widths),
