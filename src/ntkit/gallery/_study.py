@@ -15,7 +15,8 @@ from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
 from ntkit.gallery._folder import Folder
 
-REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
 Numbers = Mapping[str, Any]
 # Called with a name, and with what makes a row unless it is kept from an earlier call.
 Rows = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
