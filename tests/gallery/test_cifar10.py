@@ -264,7 +264,8 @@ def run(run, tmp_path, monkeypatch):
 def test_the_list(run):
     code, out, _ = run()
     assert code == 0
-    assert "ntkit gallery cifar10" in out
+    assert "cifar10" in out
+    assert "ntkit gallery run NAME" in out
     assert list(json.loads(run("--json")[1])) == list(gallery.EXPERIMENTS)
 
 
