@@ -3,11 +3,7 @@
 Writes docs/benchmarks/flows.md and flows.json. How a row is measured: see run.py.
 """
 
-import argparse
-import json
-from pathlib import Path
-
-from run import ROOT, Row, measure, page, peer_python
+from run import Row, compare
 
 FLOW = "Gradient flow on the squared loss: 10 outputs, 50 times, 1000 test points"
 ROWS = [
@@ -28,19 +24,7 @@ NOTE = (
     "points, factorisation or integration, and all times. `first`: the first call, compilation included. "
     "`error`: the largest deviation from a dense solution in NumPy, relative to the largest entry."
 )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer-python", type=Path, help="an interpreter that has neural-tangents 0.6.5")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
-    arguments = parser.parse_args()
-    results, versions = measure(ROWS, arguments.peer_python or peer_python(), "ntkit_flows_worker.py")
-    text = page("Training in function space: speed", "make bench-flows", "float64", NOTE, results, versions)
-    print(text)
-    (arguments.out / "flows.md").write_text(text)
-    (arguments.out / "flows.json").write_text(json.dumps({"rows": results, "versions": versions}, indent=1) + "\n")
-
+ABOUT = ("Training in function space: speed", "make bench-flows", "float64", NOTE)
 
 if __name__ == "__main__":
-    main()
+    compare("flows", "ntkit_flows_worker.py", ROWS, ABOUT)

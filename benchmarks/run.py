@@ -149,6 +149,23 @@ def page(title: str, command: str, sizes: str, note: str, results: list[dict], v
     return "\n".join([*lines, ""])
 
 
+def compare(name: str, script: str, rows: list[Row], about: tuple[str, str, str, str]) -> None:
+    """Measures rows, and writes the page and the numbers; `about` is the title, command, sizes and note of `page`."""
+    parser = argparse.ArgumentParser(description=about[0])
+    parser.add_argument("--peer-python", type=Path, help="an interpreter that has neural-tangents 0.6.5")
+    parser.add_argument("--only", help="run only the rows of these jobs, separated by commas, and write nothing")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
+    arguments = parser.parse_args()
+    chosen = [row for row in rows if not arguments.only or row.ours in arguments.only.split(",")]
+    results, versions = measure(chosen, arguments.peer_python or peer_python(), script)
+    text = page(*about, results, versions)
+    print(text)
+    if not arguments.only:
+        (arguments.out / f"{name}.md").write_text(text)
+        record = {"rows": results, "versions": versions}
+        (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
 def first_calls(peer: Path, repeats: int = 3) -> dict:
     """Seconds of the first call in a fresh process, compile included, depth 10."""
     columns: dict[str, list[float]] = {"ntkit": [], "neural-tangents": []}

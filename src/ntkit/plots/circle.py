@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from ntkit.plots._figure import COLOURS, FAINT, INK
+from ntkit.plots._figure import COLOURS, FAINT, INK, framed
 
+_QUANTILE = 1.2815515655446004  # the 90th percentile of the standard normal
 _STYLES: list[Any] = ["-", (0, (1, 1)), "-.", (0, (5, 1))]
 
 
@@ -44,13 +45,12 @@ def band_on_circle(
     *,
     draws: Mapping[str, Float[np.ndarray, "s a"]],
     points: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]] | None = None,
-    quantile: float = 1.2815515655446004,
 ) -> Axes:
     """The 10th, 50th and 90th percentiles of a Gaussian along the circle, grey, and those of some draws, coloured.
 
-    `points`: angles and labels of the training examples. `quantile`: of the standard normal, for other percentiles.
+    `points`: angles and labels of the training examples.
     """
-    low, high = mean - quantile * deviation, mean + quantile * deviation
+    low, high = mean - _QUANTILE * deviation, mean + _QUANTILE * deviation
     ax.fill_between(angles, low, high, color=FAINT, alpha=0.25, linewidth=0, label="Gaussian, 10 % to 90 %")
     ax.plot(angles, mean, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label="Gaussian, median")
     for k, (label, functions) in enumerate(draws.items()):
@@ -69,9 +69,4 @@ def _frame(ax: Axes) -> None:
     ax.set_xlim(-np.pi, np.pi)
     ax.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["-π", "-π/2", "0", "π/2", "π"])
     ax.set_xlabel("angle γ (rad)")
-    ax.grid(color=FAINT, alpha=0.25, linewidth=0.6)
-    figure: Any = ax.figure
-    if len(figure.axes) == 1:
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    else:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    framed(ax, 2)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from ntkit.plots._figure import COLOURS, FAINT
+from ntkit.plots._figure import COLOURS, framed
 
 _STYLES: list[Any] = ["-", (0, (5, 2)), (0, (1, 1)), "-.", (0, (3, 1, 1, 1, 1, 1))]
 _MARKS = "sDo^v"
@@ -38,10 +38,5 @@ def trainings(
             markerfacecolor="none", markeredgewidth=1.4, label=label,
         )  # fmt: skip
     ax.set_xlabel("time t (steps times learning rate)")
-    ax.grid(color=FAINT, alpha=0.25, linewidth=0.6)
-    figure: Any = ax.figure
-    if len(figure.axes) == 1:
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    else:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    framed(ax, 3)
     return ax
