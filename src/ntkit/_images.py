@@ -43,7 +43,7 @@ def image_laws(
     Where only layers of weights follow, which read no variances, these and the gap are not computed: 0. `means1` and
     `means2`: of each image what every `BatchNorm` of pixels needs (see `_means`); those of x1 alone if `x2` is None.
     """
-    how = plan(net, (1, *x1.shape[1:]))
+    how = plan(net, (1, *x1.shape[1:]), isinstance(x1, Masked) or isinstance(x2, Masked))
     if isinstance(x1, Masked) or isinstance(x2, Masked):
         x1, x2 = as_masked(x1), None if x2 is None else as_masked(x2)
     variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
@@ -71,7 +71,7 @@ def image_laws(
 
 def image_diagonal(net: Layer, x: Images, means: Means = ()) -> tuple[Covariance, Layer]:
     """The law of each image with itself where the pixels end, and the layers behind."""
-    how = plan(net, (1, *x.shape[1:]))
+    how = plan(net, (1, *x.shape[1:]), isinstance(x, Masked))
     return _own(how, x, True, means)[1], how.tail
 
 

@@ -71,6 +71,32 @@ def test_one_convolution_is_a_dense_layer_on_patches(end, x64):
     np.testing.assert_allclose(got.ntk, 1.1**2 * (theta + sigma), rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.LocalAvgPool((3, 5)),
+        nn.LocalAvgPool((3, 5), "CIRCULAR"),
+        nn.AvgPool((3, 2), (1, 4), "VALID"),
+        nn.AvgPool((2, 3), (2, 1), ((1, 1), (0, 2))),
+        nn.SumPool((2, 2)),
+        nn.LocalAvgPool((7, 9), "CIRCULAR"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wraps", [False, True])
+def test_what_is_pooled_and_flattened_are_the_patches(pool, wraps, x64):
+    # One convolution sees patches, which are pooled and multiplied; no frame may count a pair twice.
+    padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap" if wraps else "constant")
+    patches = np.concatenate([padded[:, i : i + 4, j : j + 6] for i in range(3) for j in range(3)], axis=-1)
+    pooled = np.asarray(pool.apply((), jnp.asarray(patches)))
+    rows = pooled.reshape(len(pooled), -1)
+    want = 1.3**2 * rows @ rows.T / rows.shape[1]
+    net = nn.Sequential(nn.Conv(8, (3, 3), 1.3, padding="CIRCULAR" if wraps else "SAME"), pool, nn.Flatten())
+    found = ntkit.kernels(nn.Sequential(*net.layers, nn.Dense(1)), IMAGES)
+    laws.close(np.asarray(found.nngp), want, 1e-13, scale=laws.natural(want))
+    laws.close(np.asarray(found.ntk), 2 * want, 1e-13, scale=laws.natural(want))
+
+
 def hard_images():
     """Zero, an image, its copy, its antipode, and another."""
     return np.stack([0 * IMAGES[0], IMAGES[0], IMAGES[0], -IMAGES[0], IMAGES[1]])

@@ -358,6 +358,25 @@ def over_partners(planes: Array, space: Space) -> Array:
     return jnp.sum(planes, axis=tuple(range(space.rank)))
 
 
+def over_windows(planes: Array, space: Space, windows: Sequence[Window]) -> Array:
+    """The mean over outputs of that over taps f and g of K(src_f(o), src_g(o)): what is left where windows are pooled and
+    flattened; over some planes only their part of it, as in `over_everything`."""
+    planes = in_memory(planes, space.rank)
+    for axis, (window, size, frame) in enumerate(zip(windows, space.sizes, space.frames, strict=True)):
+        weights = jnp.asarray(shared_windows(window, size, frame), planes.dtype)[jnp.asarray(space.displacements[axis])]
+        planes = planes * _along2(weights, axis, space.rank)
+    return jnp.sum(jnp.sum(planes, axis=tuple(range(planes.ndim - 1))))
+
+
+def shared_windows(window: Window, size: int, frame: int) -> np.ndarray:
+    """How often outputs read both p and p', per output and pair of taps, by displacement and pixel: (frame, size)."""
+    counts = np.zeros((frame, size))
+    for sources in window.sources().T:
+        sources = sources % size if window.circular else sources[(sources >= 0) & (sources < size)]
+        np.add.at(counts, ((sources[None] - sources[:, None]) % frame, sources[:, None]), 1.0)
+    return counts / (window.size * window.taps**2)
+
+
 def over_diagonal(planes: Array, space: Space) -> Array:
     """The mean over the pairs of a pixel with itself."""
     for axis, d in enumerate(space.displacements):

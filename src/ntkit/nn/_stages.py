@@ -9,6 +9,7 @@ from ntkit.nn._layer import Displacements, Frames, Layer, Shape
 from ntkit.nn._planes import Space, read_by_reframing
 from ntkit.nn.batch import BatchNorm
 from ntkit.nn.combinators import Sequential, flat
+from ntkit.nn.pooling import Flatten, PooledFlatten, Pooling
 
 # Frames are looked for up to so many times the image's size.
 LONGEST = 4
@@ -33,8 +34,9 @@ class Plan:
     tail: Sequential
 
 
-def plan(net: Layer, shape: Shape) -> Plan:
-    """Decides it, for images of a shape (n, *space, channels). Raises `ntkit.InputError` if pixels are left behind."""
+def plan(net: Layer, shape: Shape, masked: bool = False) -> Plan:
+    """Decides it, for images of a shape (n, *space, channels), of which pixels may be missing if `masked`. Raises
+    `ntkit.InputError` if pixels are left behind."""
     layers, shapes = flat(net), [shape]
     for layer in layers:
         shapes.append(layer.shape(shapes[-1]))
@@ -49,12 +51,16 @@ def plan(net: Layer, shape: Shape) -> Plan:
             f"The network hands on images of shape {shapes[-1][1:]} (space, channels), but a kernel is one number per "
             "pair. End it with `nn.Flatten()` or `nn.GlobalAvgPool()`, and a `Dense`."
         )
-    runs = _runs(layers[: ends + 1])
+    read, tail = layers[: ends + 1], layers[ends + 1 :]
+    if not masked and len(read) > 1 and isinstance(read[-1], Flatten) and isinstance(read[-2], Pooling):
+        read = [*read[:-2], PooledFlatten(read[-2])]
+        del shapes[ends]
+    runs = _runs(read)
     stages, first = [], 0
     for run in _framed(runs, shapes):
         stages.append(_Framed(Sequential(*run.layers), shapes[first], run.frames, run.local))
         first += len(run.layers)
-    return Plan(tuple(_with_displacements(stages)), Sequential(*layers[ends + 1 :]))
+    return Plan(tuple(_with_displacements(stages)), Sequential(*tail))
 
 
 @dataclasses.dataclass

@@ -15,7 +15,17 @@ from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
 from ntkit.nn._lift import gapped, over_pixels
 from ntkit.nn._masks import Mask, Masked, behind_windows, on_existing
-from ntkit.nn._planes import Padding, Space, Window, fixed, over_diagonal, over_everything, read_by_pooling
+from ntkit.nn._planes import (
+    Padding,
+    Space,
+    Window,
+    fixed,
+    over_diagonal,
+    over_everything,
+    over_windows,
+    read_by_pooling,
+    shared_windows,
+)
 from ntkit.nn._windows import per_axis, spatial_shape, strided_frames, windows_of
 from ntkit.nn.conv import _shape_of, around
 
@@ -243,6 +253,33 @@ class Flatten(_Exit):
 
     def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
         return tuple(np.zeros(1, int) for _ in frames)
+
+
+class PooledFlatten(_Exit):
+    """`Flatten` behind a pooling, in one: K' = sum_{p, p'} w(p, p') K(p, p'), w of how many windows hold both pixels.
+
+    A sum over planes, none of which meets another: what `LocalAvgPool` reads need not be written down and mixed. All
+    pixels must exist: behind masks, which windows do is for the pooling to say.
+    """
+
+    pool: Pooling
+
+    def shape(self, shape: Shape) -> Shape:
+        return Flatten().shape(self.pool.shape(shape))
+
+    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
+        raise NotImplementedError  # a plan has it, no network
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def _one_number(self, planes: Array, space: Space, pairs: Array | int) -> Array:
+        windows = self.pool._windows((1, *space.sizes, 1))
+        return over_windows(planes, space, windows) * self.pool.total**2
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        weights = map(shared_windows, self.pool._windows(shape), shape[1:-1], frames)
+        return tuple(np.flatnonzero(w.any(axis=1)) for w in weights)
 
 
 def _existing_pairs(cov: Covariance) -> Array | int:
