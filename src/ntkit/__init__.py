@@ -17,6 +17,7 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
     ntkit_command.hear()
 
 from ntkit import nn
+from ntkit._together import Together
 from ntkit.diagnose import alignment, drift, feature_study, frequency_study, width_study
 from ntkit.empirical import (
     ByJacobian,
@@ -64,6 +65,7 @@ __all__ = [
     "Masked",
     "NtkitError",
     "Structured",
+    "Together",
     "alignment",
     "descend",
     "drift",

@@ -4,6 +4,7 @@ Within a pair a stage of the network goes displacement by displacement through a
 stays in the processor's cache; pairs follow each other for the same reason. See docs/architecture.md.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,8 @@ from ntkit.nn._lift import behind, gapped
 from ntkit.nn._masks import Masked, as_masked
 from ntkit.nn._planes import Space, reframed
 from ntkit.nn._sides import PAIR, sides
-from ntkit.nn._stages import Plan, Stage, chunks, plan
-from ntkit.nn.combinators import flat, nonlinearities
+from ntkit.nn._stages import End, Plan, Stage, chunks, plan, plan_of_several
+from ntkit.nn.combinators import Sequential, flat, nonlinearities
 from ntkit.nn.weights import Weighted
 
 # Pairs of pixels worked on at a time, per array: some arrays of this size fit into a core's second cache.
@@ -43,10 +44,39 @@ def image_laws(
     Where only layers of weights follow, which read no variances, these and the gap are not computed: 0. `means1` and
     `means2`: of each image what every `BatchNorm` of pixels needs (see `_means`); those of x1 alone if `x2` is None.
     """
-    how = plan(net, (1, *x1.shape[1:]), isinstance(x1, Masked) or isinstance(x2, Masked))
-    if isinstance(x1, Masked) or isinstance(x2, Masked):
+    masked = isinstance(x1, Masked) or isinstance(x2, Masked)
+    how = plan(net, (1, *x1.shape[1:]), masked)
+    if masked:
         x1, x2 = as_masked(x1), None if x2 is None else as_masked(x2)
-    variances = not all(isinstance(layer, (Weighted, Identity)) for layer in flat(how.tail))
+    return _laws(how, x1, x2, _read_variances(how.tail), means1, means2), how.tail
+
+
+def laws_of_several(nets: Sequence[Layer], x1: Images, x2: Others | None) -> list[tuple[Covariance, Layer]]:
+    """`image_laws` of networks, none of which centres; layers that they begin with together are run once."""
+    masked = isinstance(x1, Masked) or isinstance(x2, Masked)
+    several = None if masked else plan_of_several(nets, (1, *x1.shape[1:]))
+    if several is None:
+        return [image_laws(net, x1, x2) for net in nets]
+    how, ends = several
+    law = _laws(how, x1, x2, any(_read_variances(end.tail) for end in ends))
+    return [(_of_end(end, law), end.tail) for end in ends]
+
+
+def _of_end(end: End, law: Covariance) -> Covariance:
+    """One network's numbers, from the last axis; variances that nobody reads have none."""
+    rank = law.xy.ndim - 1
+    xy, ntk, gap = (a[..., end.place] for a in (law.xy, law.ntk, law.gap))
+    xx, yy = (q[..., end.place] if q.ndim > (1 if rank else 0) else q for q in (law.xx, law.yy))
+    return Covariance(xx, xy, yy, ntk, gap, end.width, law.one)
+
+
+def _read_variances(tail: Sequential) -> bool:
+    return not all(isinstance(layer, (Weighted, Identity)) for layer in flat(tail))
+
+
+def _laws(
+    how: Plan, x1: Images, x2: Others | None, variances: bool, means1: Means = (), means2: Means = ()
+) -> Covariance:
     starts1, rows = _own(how, x1, variances, means1)
     starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances, means2)
     runs = _runs(how, _of_first(starts1))
@@ -66,13 +96,23 @@ def image_laws(
 
     xy, ntk = (jnp.swapaxes(a, 0, 1) for a in lax.map(column, starts2))
     law = Covariance(rows.xx, xy, columns.xx, ntk, jnp.zeros((), xy.dtype), rows.width)
-    return (_with_gaps(law) if variances else law.replace(gap=jnp.zeros_like(xy))), how.tail
+    return _with_gaps(law) if variances else law.replace(gap=jnp.zeros_like(xy))
 
 
 def image_diagonal(net: Layer, x: Images, means: Means = ()) -> tuple[Covariance, Layer]:
     """The law of each image with itself where the pixels end, and the layers behind."""
     how = plan(net, (1, *x.shape[1:]), isinstance(x, Masked))
     return _own(how, x, True, means)[1], how.tail
+
+
+def diagonals_of_several(nets: Sequence[Layer], x: Images) -> list[tuple[Covariance, Layer]]:
+    """`image_diagonal` of networks, as `laws_of_several`."""
+    several = None if isinstance(x, Masked) else plan_of_several(nets, (1, *x.shape[1:]))
+    if several is None:
+        return [image_diagonal(net, x) for net in nets]
+    how, ends = several
+    law = _own(how, x, True)[1]
+    return [(_of_end(end, law), end.tail) for end in ends]
 
 
 def _with_gaps(law: Covariance) -> Covariance:
@@ -86,6 +126,12 @@ def _with_gaps(law: Covariance) -> Covariance:
 def pairs_of_pixels(net: Layer, shape: tuple[int, ...]) -> int:
     """How many pairs of pixels a pair of images of a shape (*space, channels) has, where the network looks at most."""
     return _most(plan(net, (1, *shape)))
+
+
+def pairs_of_several(nets: Sequence[Layer], shape: tuple[int, ...]) -> int:
+    """The same of networks that are run together."""
+    several = plan_of_several(nets, (1, *shape))
+    return max(pairs_of_pixels(net, shape) for net in nets) if several is None else _most(several[0])
 
 
 def _most(how: Plan) -> int:

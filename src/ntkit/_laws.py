@@ -4,7 +4,7 @@ Rows and images start apart, and go on together: by segments that XLA does not f
 between which the laws are centred over a reference.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ntkit._check import is_float
-from ntkit._images import Means, image_diagonal, image_laws
+from ntkit._images import Means, diagonals_of_several, image_diagonal, image_laws, laws_of_several
 from ntkit._means import image_means
 from ntkit._pairs import pair_laws, variances
 from ntkit.errors import InputError
@@ -41,6 +41,20 @@ def law_of_pairs(net: Layer, x1: Any, x2: Any) -> Covariance:
         return _over_reference(net, {"x": x1, y: x1 if x2 is None else x2}, [(x, y)], [], x1.dtype).laws[x, y]
     law, tail = _start(net, x1, x2)
     return _behind(tail, law, _over_pairs)
+
+
+def laws_of_pairs(nets: Sequence[Layer], x1: Any, x2: Any) -> list[Covariance]:
+    """`law_of_pairs` of several networks: of images, layers that they begin with, the same objects, are run once."""
+    if x1.ndim == 2 or any(map(batch_norms, nets)):
+        return [law_of_pairs(net, x1, x2) for net in nets]
+    return [_behind(tail, law, _over_pairs) for law, tail in laws_of_several(nets, x1, x2)]
+
+
+def laws_of_examples(nets: Sequence[Layer], x: Any, dtype: Any) -> list[Covariance]:
+    """`law_of_examples` of several networks, as `laws_of_pairs`."""
+    if x.ndim == 2 or any(map(batch_norms, nets)):
+        return [law_of_examples(net, x, dtype) for net in nets]
+    return [_behind(tail, law, _over_examples) for law, tail in diagonals_of_several(nets, x)]
 
 
 def law_of_examples(net: Layer, x: Any, dtype: Any) -> Covariance:

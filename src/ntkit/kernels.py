@@ -175,15 +175,19 @@ class OfNetwork(Kernel):
         check_pixels(name, flat(self.net), x)
 
     def _pairs(self, x1: Inputs, x2: Others | None, *names: str) -> tuple[Array, ...]:
-        first, second = _arrays(x1, x2)
-        self._check_shape("x1", first)
-        self._check_shape("x2", second)
+        first, second = arrays_of(x1, x2)
+        self.check_shapes(first, second)
         return _values(self.net, first, second, names)
 
     def _examples(self, x: Inputs, *names: str) -> tuple[Array, ...]:
-        first, _ = _arrays(x, None)
+        first, _ = arrays_of(x, None)
         self._check_shape("x", first)
         return _diagonals(self.net, first, names)
+
+    def check_shapes(self, x1: Array | Masked, x2: Array | Masked | None = None) -> None:
+        """Raises `ntkit.InputError` for inputs that the network cannot be given."""
+        self._check_shape("x1", x1)
+        self._check_shape("x2", x2)
 
     def _check_shape(self, name: str, x: Array | Masked | None) -> None:
         """Layers of images refuse rows here, and images of which nothing is left; what else is wrong with images `plan`
@@ -200,7 +204,7 @@ def _values(net: Layer, x1: Any, x2: Any, names: tuple[str, ...]) -> tuple[Array
     """The arrays of those names, of the law behind the network at all pairs."""
     law = law_of_pairs(net, x1, x2)
     values = tuple(getattr(law, name) for name in names)
-    return values if x2 is not None else tuple(map(_with_diagonal, values, _diagonals(net, x1, names)))
+    return values if x2 is not None else tuple(map(with_diagonal, values, _diagonals(net, x1, names)))
 
 
 @eqx.filter_jit
@@ -208,7 +212,7 @@ def _diagonals(net: Layer, x: Any, names: tuple[str, ...]) -> tuple[Array, ...]:
     """The same of each example with itself."""
     # n numbers, which errors of each layer's variance reach multiplied: in float64, also in a JAX of 32 bits.
     with jax.enable_x64(True):
-        exact, net = jax.tree.map(_widened, (x, net))
+        exact, net = jax.tree.map(widened, (x, net))
         law = law_of_examples(net, exact, x.dtype)
         return tuple(getattr(law, name).astype(x.dtype) for name in names)
 
@@ -246,7 +250,7 @@ def check_examples(kernel: Any, x: Any) -> None:
         one.check_examples(seen)
 
 
-def _arrays(x1: Inputs, x2: Others | None) -> tuple[Any, Any]:
+def arrays_of(x1: Inputs, x2: Others | None) -> tuple[Any, Any]:
     first, second = _array("x1", x1), None if x2 is None else _array("x2", x2)
     check_batches(values_of(first), values_of(second))
     for name, x, came in (("x1", first, x1), ("x2", second, x2)):
@@ -264,14 +268,14 @@ def _array(name: str, x: Any) -> Any:
     return x if isinstance(x, jax.core.Tracer) else jnp.asarray(check_dtype(name, as_host_array(name, x)))
 
 
-def _widened(leaf: Any) -> Any:
+def widened(leaf: Any) -> Any:
     """Arrays of floats in float64; Python numbers, which take the dtype of what they meet, as they are."""
     if isinstance(leaf, (Array, np.ndarray, np.floating)) and is_float(leaf.dtype):
         return jax.lax.convert_element_type(leaf, jnp.float64)
     return leaf
 
 
-def _with_diagonal(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:
+def with_diagonal(matrix: Float[Array, "n n"], diagonal: Float[Array, " n"]) -> Float[Array, "n n"]:
     return jnp.where(jnp.eye(len(diagonal), dtype=bool), diagonal[:, None], matrix)
 
 

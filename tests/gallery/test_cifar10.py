@@ -10,8 +10,9 @@ import pytest
 import ntkit
 from ntkit import data, gallery, nn
 from ntkit.errors import InputError
-from ntkit.gallery import _folder
-from ntkit.gallery.cifar10 import PUBLISHED, RIDGES, Configuration, Mirrored, judge
+from ntkit.gallery import Configuration, _folder
+from ntkit.gallery._passes import Mirrored
+from ntkit.gallery.cifar10 import PUBLISHED, RIDGES, judge
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ class Stop:
 
     def __call__(self, done, total):
         self._real(done, total)
-        if self._real._name.endswith("-test") and done:
+        if self._real._names[0].endswith("-test") and done:
             raise KeyboardInterrupt
 
     def close(self):
@@ -162,6 +163,31 @@ def test_a_run_goes_on_where_it_was_stopped(source, tmp_path, monkeypatch):
     assert (rows[0].accuracy, rows[0].ridge) == (other[0].accuracy, other[0].ridge)
     # A third call finds all done.
     assert gallery.estimate(experiment(source, out))[0].pairs == 0
+
+
+POOLED = {"poolings": ["local", "global"], "depths": [3, 4], "window": 3}
+
+
+def test_kernels_with_pooling_are_computed_together_and_are_those_alone(source, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr(_folder, "_Clock", Stop)
+    with pytest.raises(KeyboardInterrupt):
+        gallery.run(experiment(source, out, **POOLED), progress=False)
+    monkeypatch.setattr(_folder, "_Clock", CLOCK)
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("*-train.npy")}
+    assert len(before) == 4
+    # Asked for one of them, what was begun is finished as it was begun; then another depth comes alone.
+    rows = gallery.run(experiment(source, out, poolings=["global"], depths=[3], window=3), progress=False)
+    assert [(row.pooling, row.depth, row.together) for row in rows] == [("global", 3, 4)]
+    assert {p.name: p.stat().st_mtime_ns for p in out.glob("*-train.npy")} == before
+    found = experiment(source, out, **POOLED | {"depths": [3, 4, 5]})
+    assert [(len(e.configurations), e.pairs) for e in gallery.estimate(found)] == [(4, 0), (2, 18 * 19 / 2 + 12 * 18)]
+    rows = gallery.run(found, progress=False)
+    assert [row.together for row in rows] == [4, 4, 2, 4, 4, 2]
+    x, x_test = found.images(None)
+    for configuration in found.configurations:
+        alone = ntkit.gram(ntkit.NTK(configuration.network()), x_test, x, progress=False)
+        np.testing.assert_allclose(np.load(out / f"{configuration.name}-test.npy"), alone, rtol=1e-6)
 
 
 def test_other_configurations_add_rows(source, tmp_path):

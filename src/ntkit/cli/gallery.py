@@ -170,7 +170,7 @@ def cifar10(
     )  # fmt: skip
     if not json:
         err.print(f"{experiment.dataset} ({dataset.source})", markup=False, soft_wrap=True)
-    with steps("Estimating", len(experiment.configurations), quiet=json) as step:
+    with steps("Estimating", len(room.families(experiment.configurations)), quiet=json) as step:
         costs = room.estimate(experiment, progress=step)
     if not json:
         _say_costs(costs)
@@ -200,7 +200,7 @@ def _say_costs(costs: list[room.Estimate]) -> None:
     for cost in costs:
         if cost.pairs:
             each = f"{cost.pairs:.3g} pairs of images at {1000 * cost.seconds_per_pair:.2g} ms"
-            err.print(f"{cost.configuration}: {each}, about {duration(cost.seconds)}", markup=False, soft_wrap=True)
+            err.print(f"{cost}: {each}, about {duration(cost.seconds)}", markup=False, soft_wrap=True)
     total = sum(cost.seconds for cost in costs)
     if total:
         err.print(f"Estimated {duration(total)} in all. Ctrl-C stops; the same command goes on.", markup=False)

@@ -8,10 +8,12 @@ import difflib
 
 from ntkit.errors import InputError
 from ntkit.gallery import jacot2018_fig1, jacot2018_fig2, jacot2018_fig3, linearization_mnist
+from ntkit.gallery._configuration import Configuration, configurations
 from ntkit.gallery._folder import Folder
+from ntkit.gallery._passes import families
 from ntkit.gallery._report import COLUMNS, NOTE, cells, markdown, plain, write
 from ntkit.gallery._study import REPRODUCED, Criterion, Outcome, Study, Table, judge, reproduce, verdict
-from ntkit.gallery.cifar10 import Configuration, Estimate, Experiment, Row, configurations, estimate, run, shrunk
+from ntkit.gallery.cifar10 import Estimate, Experiment, Row, estimate, run, shrunk
 
 STUDIES = {
     study.name: study
@@ -48,6 +50,7 @@ __all__ = [
     "cells",
     "configurations",
     "estimate",
+    "families",
     "judge",
     "markdown",
     "plain",

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ OFTEN = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one kernel matrix: its pairs of examples, the part of its tiles that is done, and the seconds that took."""
+    """Of one kernel matrix: its pairs of examples, the part of its tiles that is done, and the seconds that took; of
+    matrices computed together, all of them."""
 
     pairs: int
     done: float
     seconds: float
+    together: int = 1
 
     @property
     def seconds_per_pair(self) -> float:
@@ -110,20 +112,35 @@ class Folder:
         self._save()
         return found
 
-    def matrix(
-        self, name: str, title: str, kernel: Any, x1: Any, x2: Any = None, *, memory: Any, progress: bool
-    ) -> np.ndarray:
-        """kernel(x1, x2), computed by `ntkit.gram` into `<name>.npy` or read from there."""
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What callers noted."""
+        return self._state.get("notes", {})
+
+    def note(self, name: str, value: Any) -> None:
+        self._state["notes"] = self.notes | {name: value}
+        self._save()
+
+    def matrices(
+        self, names: Sequence[str], title: str, kernel: Any, x1: Any, x2: Any = None, *, memory: Any, progress: bool
+    ) -> dict[str, np.ndarray]:
+        """kernel(x1, x2) by name, computed by `ntkit.gram` into `<name>.npy` or read from there. Of several names the
+        kernel's value is a named tuple of as many matrices."""
         pairs = len(x1) * (len(x1) + 1) // 2 if x2 is None else len(x1) * len(x2)
-        before = self.cost(name) or Cost(pairs, 0.0, 0.0)
-        if before.done == 1 and not (self.path / f"{name}.npy").exists():  # somebody removed it
-            before = Cost(pairs, 0.0, 0.0)
-        if self.cost(name) is None:
-            self._refuse_strangers(name)
-        self.note_cost(name, before)
-        clock = _Clock(self, name, title, before, progress)
+        paths = [self.path / f"{name}.npy" for name in names]
+        new = Cost(pairs, 0.0, 0.0, len(names))
+        before = self.cost(names[0]) or new
+        if before.done == 1 and not all(path.exists() for path in paths):  # somebody removed one
+            before = new
+        for name in names:
+            if self.cost(name) is None:
+                self._refuse_strangers(name)
+        self.note_cost(names, before)
+        clock = _Clock(self, names, title, before, progress)
         try:
-            return ntkit.gram(kernel, x1, x2, memory=memory, progress=clock, out=self.path / f"{name}.npy")
+            out = paths[0] if len(paths) == 1 else paths
+            found = ntkit.gram(kernel, x1, x2, memory=memory, progress=clock, out=out)
+            return dict(zip(names, [found] if len(names) == 1 else found, strict=True))
         finally:
             clock.close()
 
@@ -138,16 +155,16 @@ class Folder:
         path.unlink(missing_ok=True)
         path.with_name(f"{path.name}.journal").unlink(missing_ok=True)
 
-    def note_cost(self, name: str, cost: Cost) -> None:
-        self._state["kernels"][name] = dataclasses.asdict(cost)
+    def note_cost(self, names: Sequence[str], cost: Cost) -> None:
+        self._state["kernels"] |= {name: dataclasses.asdict(cost) for name in names}
         self._save()
 
 
 class _Clock:
     """A function of (tiles done, tiles) for `ntkit.gram`: moves a bar, and writes down what the tiles took."""
 
-    def __init__(self, folder: Folder, name: str, title: str, before: Cost, progress: bool):
-        self._folder, self._name, self._title = folder, name, title
+    def __init__(self, folder: Folder, names: Sequence[str], title: str, before: Cost, progress: bool):
+        self._folder, self._names, self._title = folder, names, title
         self._before, self._cost, self._progress = before, before, progress
         self._meter: Meter | None = None
         self._start = self._saved = 0.0
@@ -157,17 +174,18 @@ class _Clock:
         if self._meter is None:  # compiled; the tiles begin
             self._meter, self._start = Meter(self._progress, done, total, self._title), now
             if done == 0:  # nothing of an earlier run was left
-                self._before = Cost(self._before.pairs, 0.0, 0.0)
+                self._before = dataclasses.replace(self._before, done=0.0, seconds=0.0)
         self._meter(done)
-        self._cost = Cost(self._before.pairs, done / total, self._before.seconds + now - self._start)
+        seconds = self._before.seconds + now - self._start
+        self._cost = dataclasses.replace(self._before, done=done / total, seconds=seconds)
         if done == total or now - self._saved > OFTEN:
             self._saved = now
-            self._folder.note_cost(self._name, self._cost)
+            self._folder.note_cost(self._names, self._cost)
 
     def close(self) -> None:
         if self._meter is not None:
             self._meter.close()
-            self._folder.note_cost(self._name, self._cost)
+            self._folder.note_cost(self._names, self._cost)
 
 
 def _read(path: Path, overwrite: bool) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ COLUMNS = (
 NOTE = (
     f"Published: {SOURCE}, without a ridge; in brackets the training images. Behind ± stands the standard error over "
     "the test images. The time of the kernels is that of training and test images, compilation aside; flips need twice "
-    f"as many pairs. Under {FULL}: hours for the symmetric kernel of so many training images on this machine, "
+    "as many pairs, and kernels with pooling that were computed together have the time of them all. Under "
+    f"{FULL}: hours for the symmetric kernel of so many training images on this machine, "
     "extrapolated from the time per pair."
 )
 
@@ -42,7 +43,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.ridgeless:.1f}",
         ", ".join(f"{100 * accuracy:.2f} ({n})" for n, accuracy in row.published),
         f"{row.seconds:.{1 if row.seconds < 100 else 0}f} s",
-        f"{1000 * row.seconds_per_pair:.2g} ms",
+        f"{1000 * row.seconds_per_pair:.2g} ms" + (f" for {row.together}" if row.together > 1 else ""),
         f"{row.hours_full:.{1 if row.hours_full < 100 else 0}f} h",
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -13,15 +13,13 @@ from jaxtyping import Float, Shaped
 
 import ntkit
 from ntkit import data as sets
-from ntkit import nn
 from ntkit.data import Dataset
-from ntkit.errors import InputError
-from ntkit.gallery._folder import Cost, Folder
+from ntkit.gallery._configuration import POOLINGS, Configuration, Pooling, configurations
+from ntkit.gallery._folder import Folder
+from ntkit.gallery._passes import Pass, families, note, passes
 from ntkit.gram.identity import array_digest
 from ntkit.predict import one_hot
 
-Pooling = Literal["flatten", "local", "global"]
-POOLINGS: tuple[Pooling, ...] = ("flatten", "local", "global")
 SOURCE = "Arora et al. 2019, Table 1"
 # Test accuracies by pooling and depth: (training images, accuracy), by networks as `Configuration.network` builds them.
 PUBLISHED: dict[tuple[str, int], tuple[tuple[int, float], ...]] = {
@@ -37,35 +35,11 @@ PROBED, SIDE = 1 << 24, 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Configuration:
-    """One network on one preparation of the images: `zca` is the regularisation of the whitening, None for none."""
-
-    pooling: Pooling
-    depth: int
-    zca: float | None = None
-    window: int = 11
-
-    def network(self) -> nn.Sequential:
-        """As the authors have it: with pooling the first and the last layer are not trained, with `Flatten` all are."""
-        fixed = self.pooling != "flatten"
-        return nn.presets.cntk(self.depth, pooling=self.pooling, window=self.window, fixed_ends=fixed)
-
-    @property
-    def name(self) -> str:
-        local = f"-window{self.window}" if self.pooling == "local" else ""
-        return f"{self.pooling}{local}-{self.depth}" + ("" if self.zca is None else f"-zca{self.zca:g}")
-
-    def __str__(self) -> str:
-        what = {"flatten": "Flatten", "global": "global pooling", "local": f"local pooling {self.window}"}[self.pooling]
-        return f"{what}, depth {self.depth}" + ("" if self.zca is None else f", ZCA {self.zca:g}")
-
-
-@dataclasses.dataclass(frozen=True)
 class Row:
     """One line of the table. `accuracy`: with the `ridge` (relative to the mean diagonal) that leave-one-out chooses;
     `ridgeless`: without one, as published. `seconds`: of the kernel matrices it needs, compilation aside;
     `seconds_per_pair`: of one pair of images; `hours_full`: what the kernel of all 50 000 training images would take,
-    extrapolated from it."""
+    extrapolated from it. Of kernels computed together each has what all `together` of them took."""
 
     pooling: Pooling
     depth: int
@@ -81,6 +55,7 @@ class Row:
     seconds_per_pair: float
     hours_full: float
     published: tuple[tuple[int, float], ...]
+    together: int = 1
 
     @property
     def standard_error(self) -> float:
@@ -145,29 +120,6 @@ class Experiment:
         return self._prepared[zca]
 
 
-def configurations(
-    poolings: Sequence[str], depths: Sequence[int], zca: float | None, window: int
-) -> list[Configuration]:
-    """The cheapest first: those that take hours come last."""
-    wrong = [p for p in poolings if p not in POOLINGS]
-    if wrong or not poolings:
-        raise InputError(
-            f"`poolings` must be some of {', '.join(POOLINGS)}; got {', '.join(map(repr, wrong)) or 'none'}."
-        )
-    if not depths or any(d < 2 for d in depths):
-        raise InputError(f"`depths` must be whole numbers of at least 2, the layers with weights; got {list(depths)}.")
-    if min(depths) < 3 and set(poolings) != {"flatten"}:
-        raise InputError(
-            "`depths` must be at least 3 with pooling: there the first and the last layer are frozen, and of two "
-            f"nothing is trained; got {list(depths)}."
-        )
-    if window < 1 or window % 2 == 0:
-        raise InputError(f"`window` must be odd, with a middle, and at least 1; got {window}.")
-    if zca is not None and not (np.isfinite(zca) and zca > 0):
-        raise InputError(f"`zca`, the regularisation of the whitening, must be positive; got {zca}.")
-    return [Configuration(p, d, zca, window) for p in POOLINGS if p in poolings for d in sorted(set(depths))]
-
-
 def _digest(dataset: Dataset) -> str:
     """Of the images and labels that were chosen."""
     assert dataset.x_test is not None
@@ -182,54 +134,12 @@ def _whitened(dataset: Dataset, regularisation: float) -> dict[str, np.ndarray]:
     return {"x": x, "x_test": x_test}
 
 
-class Mirrored(eqx.Module):
-    """k(x, flip of y), flipped left to right: with `inner` half of the kernel averaged over the flips.
-
-    The average over all four pairs, (k(x, y) + k(x, fy) + k(fx, y) + k(fx, fy)) / 4, is (k(x, y) + k(x, fy)) / 2 where
-    k(fx, fy) = k(x, y): for networks that commute with the flip, as those of odd filters and windows, stride 1 and
-    padding SAME do. Then k(x, fy) = k(y, fx), so that its matrix is symmetric; it need not be positive.
-    """
-
-    inner: ntkit.Kernel
-
-    def __call__(self, x1: Any, x2: Any = None) -> Any:
-        return self.inner(x1, (x1 if x2 is None else x2)[:, :, ::-1])
-
-    def weight(self, shape: tuple[int, ...]) -> int:
-        """As of the kernel inside."""
-        return getattr(self.inner, "weight", lambda shape: 1)(shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """One matrix that a configuration needs."""
-
-    name: str
-    title: str
-    kernel: Any
-    of_tests: bool
-
-    def pairs(self, n: int, m: int) -> int:
-        return n * m if self.of_tests else n * (n + 1) // 2
-
-
-def _parts(configuration: Configuration, flips: bool) -> list[_Part]:
-    kernel = ntkit.NTK(configuration.network())
-    found = []
-    for flipped in (False, True) if flips else (False,):
-        for of_tests in (False, True):
-            name = configuration.name + ("-flipped" if flipped else "") + ("-test" if of_tests else "-train")
-            # Short: beside it stands a bar.
-            title = f"{configuration.name}{' flipped' if flipped else ''}, {'test' if of_tests else 'training'}"
-            found.append(_Part(name, title, Mirrored(kernel) if flipped else kernel, of_tests))
-    return found
-
-
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What is left to do for one configuration: pairs of images, seconds for one, seconds in all."""
+    """What is left to do for configurations whose kernels are computed together: pairs of images, seconds for one,
+    seconds in all."""
 
-    configuration: Configuration
+    configurations: tuple[Configuration, ...]
     pairs: float
     seconds_per_pair: float
 
@@ -237,29 +147,32 @@ class Estimate:
     def seconds(self) -> float:
         return self.pairs * self.seconds_per_pair
 
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.configurations))
+
 
 def estimate(experiment: Experiment, *, progress: Callable[[str], Any] = lambda name: None) -> list[Estimate]:
     """The cost of what is not yet done, from a few pairs of the images themselves; measured once and kept."""
     n, m = (len(x) for x in experiment.images(experiment.configurations[0].zca))
-    found = []
-    for configuration in experiment.configurations:
-        costs = [
-            (part.pairs(n, m), experiment.folder.cost(part.name)) for part in _parts(configuration, experiment.flips)
-        ]
-        left = sum(pairs * (1 - (cost.done if cost else 0)) for pairs, cost in costs)
-        per_pair = 0.0
-        if left:
-            progress(str(configuration))
-            measured = [cost for _, cost in costs if cost and cost.done]
-            per_pair = measured[0].seconds_per_pair if measured else _probe(experiment, configuration)
-        found.append(Estimate(configuration, left, per_pair))
-    return found
+    left: dict[tuple[Configuration, ...], float] = {}
+    rate: dict[tuple[Configuration, ...], float] = {}
+    for family in families(experiment.configurations):
+        for of in passes(experiment.folder, family, experiment.flips):
+            cost = experiment.folder.cost(of.names[0])
+            pairs = of.pairs(n, m) * (1 - (cost.done if cost else 0))
+            left[of.configurations] = left.get(of.configurations, 0) + pairs
+            if cost and cost.done:
+                rate.setdefault(of.configurations, cost.seconds_per_pair)
+            elif pairs and of.configurations not in rate:
+                progress(of.title)
+                rate[of.configurations] = _probe(experiment, of)
+    return [Estimate(which, pairs, rate.get(which, 0.0) if pairs else 0.0) for which, pairs in left.items()]
 
 
-def _probe(experiment: Experiment, configuration: Configuration) -> float:
+def _probe(experiment: Experiment, of: Pass) -> float:
     """Seconds for a pair of images, from a few of them, compiled before."""
-    x, _ = experiment.images(configuration.zca)
-    kernel = ntkit.NTK(configuration.network())
+    x, _ = experiment.images(of.configurations[0].zca)
+    kernel = dataclasses.replace(of, flipped=False).kernel
     side = max(2, min(SIDE, len(x), int(np.sqrt(PROBED / kernel.weight(x.shape[1:])))))
 
     def measure() -> float:
@@ -268,7 +181,7 @@ def _probe(experiment: Experiment, configuration: Configuration) -> float:
             ntkit.gram(kernel, x[:side], x[-side:], memory=experiment.memory, progress=False)
         return (time.perf_counter() - start) / side**2
 
-    return experiment.folder.probe(configuration.name, measure)
+    return experiment.folder.probe(" ".join(c.name for c in of.configurations), measure)
 
 
 def run(
@@ -276,40 +189,38 @@ def run(
 ) -> list[Row]:
     """Computes what is missing and returns all rows of the folder; `finished` is called with each row of this call.
 
-    With flips every configuration gives two rows, since the average contains the kernel without them.
+    With flips every configuration gives two rows, since the average contains the kernel without them. Kernels with
+    pooling are computed together.
     """
-    for configuration in experiment.configurations:
-        x, x_test = experiment.images(configuration.zca)
-        matrices, costs = [], []
-        for part in _parts(configuration, experiment.flips):
-            pair = (x_test, x) if part.of_tests else (x, None)
-            matrices.append(
-                experiment.folder.matrix(
-                    part.name, part.title, part.kernel, *pair, memory=experiment.memory, progress=progress
-                )
+    for family in families(experiment.configurations):
+        matrices: dict[str, np.ndarray] = {}
+        for of in passes(experiment.folder, family, experiment.flips):
+            note(experiment.folder, of)
+            x, x_test = experiment.images(of.configurations[0].zca)
+            pair = (x_test, x) if of.of_tests else (x, None)
+            matrices |= experiment.folder.matrices(
+                of.names, of.title, of.kernel, *pair, memory=experiment.memory, progress=progress
             )
-            cost = experiment.folder.cost(part.name)
-            assert cost is not None
-            costs.append(cost)
-        for flips in (False, True) if experiment.flips else (False,):
-            row = _row(experiment, configuration, flips, matrices, costs)
-            experiment.folder.keep_row(configuration.name + ("-flips" if flips else ""), dataclasses.asdict(row))
-            finished(row)
+        for configuration in family:
+            for flips in (False, True) if experiment.flips else (False,):
+                row = _row(experiment, configuration, flips, matrices)
+                experiment.folder.keep_row(configuration.name + ("-flips" if flips else ""), dataclasses.asdict(row))
+                finished(row)
     return experiment.rows
 
 
-def _row(
-    experiment: Experiment, configuration: Configuration, flips: bool, matrices: list[np.ndarray], costs: list[Cost]
-) -> Row:
+def _row(experiment: Experiment, configuration: Configuration, flips: bool, matrices: dict[str, np.ndarray]) -> Row:
     data = experiment.dataset
     assert data.y_test is not None
-    train, cross = (np.asarray(m, np.float64) for m in matrices[:2])
+    kinds = [(flipped, of_tests) for flipped in ((False, True) if flips else (False,)) for of_tests in (False, True)]
+    names = [Pass((configuration,), *kind).names[0] for kind in kinds]
+    train, cross = (np.asarray(matrices[name], np.float64) for name in names[:2])
     if flips:
-        train, cross = (train + _symmetric(matrices[2])) / 2, (cross + np.asarray(matrices[3], np.float64)) / 2
+        train, cross = (train + _symmetric(matrices[names[2]])) / 2, (cross + np.asarray(matrices[names[3]])) / 2
     verdict = judge(train, cross, data.y, data.y_test, rounding=float(np.finfo(experiment.dtype).eps))
-    used = costs if flips else costs[:2]
-    seconds = sum(cost.seconds for cost in used)
-    per_pair = seconds / sum(cost.pairs for cost in used)
+    costs = [cost for name in names if (cost := experiment.folder.cost(name)) is not None]
+    seconds = sum(cost.seconds for cost in costs)
+    per_pair = seconds / sum(cost.pairs for cost in costs)
     hours = per_pair * (2 if flips else 1) * FULL * (FULL + 1) / 2 / 3600
     local = configuration.pooling == "local"
     plain = not flips and configuration.zca is None
@@ -317,6 +228,7 @@ def _row(
         configuration.pooling, configuration.depth, configuration.zca, configuration.window if local else None, flips,
         len(data.y), len(data.y_test), *verdict, seconds, per_pair, hours,
         PUBLISHED.get((configuration.pooling, configuration.depth), ()) if plain else (),
+        max(cost.together for cost in costs),
     )  # fmt: skip
 
 

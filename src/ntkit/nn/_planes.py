@@ -359,8 +359,8 @@ def over_partners(planes: Array, space: Space) -> Array:
 
 
 def over_windows(planes: Array, space: Space, windows: Sequence[Window]) -> Array:
-    """The mean over outputs of that over taps f and g of K(src_f(o), src_g(o)): what is left where windows are pooled and
-    flattened; over some planes only their part of it, as in `over_everything`."""
+    """The mean over outputs of that over taps f and g of K(src_f(o), src_g(o)): what is left where windows are pooled
+    and flattened; over some planes only their part of it, as in `over_everything`."""
     planes = in_memory(planes, space.rank)
     for axis, (window, size, frame) in enumerate(zip(windows, space.sizes, space.frames, strict=True)):
         weights = jnp.asarray(shared_windows(window, size, frame), planes.dtype)[jnp.asarray(space.displacements[axis])]

@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 from ntkit.errors import InputError
+from ntkit.nn._fork import fork
 from ntkit.nn._layer import Displacements, Frames, Layer, Shape
 from ntkit.nn._planes import Space, read_by_reframing
 from ntkit.nn.batch import BatchNorm
@@ -34,9 +36,44 @@ class Plan:
     tail: Sequential
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """Where one of several networks is, in a plan of them all: the place of its numbers, how many channels they are the
+    law of, and what follows."""
+
+    place: int
+    width: int
+    tail: Sequential
+
+
 def plan(net: Layer, shape: Shape, masked: bool = False) -> Plan:
     """Decides it, for images of a shape (n, *space, channels), of which pixels may be missing if `masked`. Raises
     `ntkit.InputError` if pixels are left behind."""
+    read, tail = _read(net, shape, masked)
+    return Plan(_stages(read, shape), tail)
+
+
+def plan_of_several(nets: Sequence[Layer], shape: Shape) -> tuple[Plan, list[End]] | None:
+    """One plan for networks that begin with the same layers, the same objects, and then keep all displacements to
+    themselves; None if these do not."""
+    paths: dict[tuple[int, ...], list[Layer]] = {}  # two ways through the same layers are one
+    keys, tails = [], []
+    for net in nets:
+        read, tail = _read(net, shape, False)
+        keys.append(tuple(map(id, flat(net)[: -len(tail) or None])))
+        paths.setdefault(keys[-1], read)
+        tails.append(tail)
+    forked = fork(list(paths.values()), shape)
+    if forked is None:
+        return None
+    places = dict(zip(paths, forked[1], strict=True))
+    widths = {key: Sequential(*path).shape(shape)[-1] for key, path in paths.items()}
+    ends = [End(places[key], widths[key], tail) for key, tail in zip(keys, tails, strict=True)]
+    return Plan(_stages(forked[0], shape), Sequential()), ends
+
+
+def _read(net: Layer, shape: Shape, masked: bool) -> tuple[list[Layer], Sequential]:
+    """The layers up to the one behind which there are no pixels, and those behind it."""
     layers, shapes = flat(net), [shape]
     for layer in layers:
         shapes.append(layer.shape(shapes[-1]))
@@ -51,16 +88,21 @@ def plan(net: Layer, shape: Shape, masked: bool = False) -> Plan:
             f"The network hands on images of shape {shapes[-1][1:]} (space, channels), but a kernel is one number per "
             "pair. End it with `nn.Flatten()` or `nn.GlobalAvgPool()`, and a `Dense`."
         )
-    read, tail = layers[: ends + 1], layers[ends + 1 :]
+    read, tail = layers[: ends + 1], Sequential(*layers[ends + 1 :])
     if not masked and len(read) > 1 and isinstance(read[-1], Flatten) and isinstance(read[-2], Pooling):
         read = [*read[:-2], PooledFlatten(read[-2])]
-        del shapes[ends]
-    runs = _runs(read)
+    return read, tail
+
+
+def _stages(layers: list[Layer], shape: Shape) -> tuple[Stage, ...]:
+    shapes = [shape]
+    for layer in layers:
+        shapes.append(layer.shape(shapes[-1]))
     stages, first = [], 0
-    for run in _framed(runs, shapes):
+    for run in _framed(_runs(layers), shapes):
         stages.append(_Framed(Sequential(*run.layers), shapes[first], run.frames, run.local))
         first += len(run.layers)
-    return Plan(tuple(_with_displacements(stages)), Sequential(*tail))
+    return tuple(_with_displacements(stages))
 
 
 @dataclasses.dataclass
