@@ -39,6 +39,7 @@ KNOWS = {
     "_means": {"nn", "_images"},
     "_laws": {"nn", "_pairs", "_images", "_means"},
     "kernels": {"nn", "_pairs", "_images", "_laws"},
+    "_together": {"kernels", "nn", "_images", "_laws"},
     "gram": {"kernels", "nn", "_pairs"},
     "empirical": {"kernels", "nn", "gram", "linalg"},
     "predict": {"kernels", "nn", "gram", "linalg", "empirical"},

@@ -40,7 +40,7 @@ class Together(Kernel):
     arrays: tuple[str, ...] = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
 
-    def __init__(self, **kernels: NTK | NNGP):
+    def __init__(self, **kernels: Any):
         wrong = [name for name, kernel in kernels.items() if type(kernel) not in _ARRAYS]
         if wrong or not kernels:
             came = f"`{wrong[0]}` is {kernels[wrong[0]]!r}" if wrong else "there is none"
@@ -69,7 +69,7 @@ class Together(Kernel):
 
     def settled(self, x: Any) -> "Together":
         """As of `OfNetwork`."""
-        return Together(**{name: kernel.settled(x) for name, kernel in self.kernels.items()})  # pyright: ignore
+        return Together(**{name: kernel.settled(x) for name, kernel in self.kernels.items()})
 
     def weight(self, shape: tuple[int, ...]) -> int:
         """As of `OfNetwork`: what they need together."""
