@@ -17,7 +17,7 @@ import ntkit.torch.kernel  # noqa: E402
 from ntkit.errors import InputError  # noqa: E402
 from ntkit.sklearn import NTKClassifier, NTKRegressor  # noqa: E402
 
-SMALL = 1_200_000  # bytes: blocks of four examples
+SMALL = 900_000  # bytes: blocks of four examples
 
 
 @pytest.fixture(scope="module")

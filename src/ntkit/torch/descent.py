@@ -20,8 +20,8 @@ PASSING = 1 << 27
 def passing_per_example(s: Structure, word: int) -> int:
     """Bytes that one example holds on its way through the network and back: the graph, and cotangents of one output."""
     # The graph keeps an operation's input, its output and about one thing in between.
-    passing = sum(g * t * (k + 3 * f) if kind is Dense else 2 * t * f for kind, (g, t, k, f) in zip(s.kinds, s.sizes))
-    return max(1, passing * word)
+    about = zip(s.kinds, s.reads, s.outs)
+    return max(1, word * sum(read + 3 * out if kind is Dense else 2 * out for kind, read, out in about))
 
 
 def passes(n: int, per_example: int, memory: int | None) -> list[slice]:

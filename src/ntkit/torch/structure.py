@@ -29,8 +29,8 @@ class Structure:
     """`uses`: by parameter the numbers of its uses; `derived`: parameters of which some weight is computed.
 
     `missed`: parameters that fall back, and why; `loop`: whether they do so one example at a time. `cuts`: where the
-    network narrows to one tensor. `sizes`: of each use and one
-    example the numbers (g, T, k, f), (1, T, rows, w) or (1, 1, 1, entries).
+    network narrows to one tensor. Of each use and one example `sizes` are the numbers (g, T, k, f), (1, T, rows, w) or
+    (1, 1, 1, entries), and `reads` is how many it reads: of a convolution the pixels, which its T patches of k repeat.
     """
 
     outputs: int
@@ -43,6 +43,7 @@ class Structure:
     loop: bool
     kinds: list[type]
     sizes: list[tuple[int, int, int, int]]
+    reads: list[int]
     matrices: list[bool]
     cuts: list[Cut]
 
@@ -53,10 +54,12 @@ class Structure:
 
     def held(self, outputs: int) -> list[int]:
         """How many numbers one example leaves at each use: activations, and cotangents of so many outputs."""
-        return [
-            g * t * (k + outputs * f) if kind is Dense else t * f * outputs
-            for kind, (g, t, k, f) in zip(self.kinds, self.sizes)
-        ]
+        return [read + outputs * out for read, out in zip(self.reads, self.outs)]
+
+    @property
+    def outs(self) -> list[int]:
+        """How many numbers the output of each use has for one example."""
+        return [g * t * f if kind is Dense else t * f for kind, (g, t, _, f) in zip(self.kinds, self.sizes)]
 
     def fits(self, recording: Recording, n: int, whole: bool) -> bool:
         """Whether another forward pass has the same uses; not `whole`: as far as it came."""
@@ -186,6 +189,7 @@ def _structure(target, x: Tensor, recording: Recording, side: Side, layouts, pla
         loop=loop,
         kinds=[type(use) for use in side.uses],
         sizes=[_sizes(side, u) for u in range(len(side.uses))],
+        reads=[0 if use.examples is None else use.examples.numel() // side.n for use in side.uses],
         matrices=[
             isinstance(use, Lookup) or (isinstance(use, Dense) and isinstance(use.form, Matrix)) for use in side.uses
         ],
