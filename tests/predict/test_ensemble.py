@@ -1,5 +1,7 @@
 """The infinite ensemble against matrix exponentials, an integrated flow, and formulas at the two ends of time."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from prediction_examples import Indefinite, ReluPair, SmoothPair, regression
 import ntkit
 from ntkit import nn
 from ntkit.errors import ComputationError, InputError
-from ntkit.predict import SingularKernelWarning, ensemble
+from ntkit.predict import SingularKernelWarning, ensemble, one_hot
 
 
 def dense(x_test, x, y, scaled_time, noise=0.0):
@@ -119,6 +121,60 @@ def test_samples_have_its_mean_and_covariance():
     assert np.all(np.abs(draws.mean(0) - mean) < 5 * np.sqrt(np.diag(cov) / size))
     spread = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / size)
     assert np.all(np.abs(np.cov(draws.T) - cov) < 5 * spread)
+
+
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_percentiles_are_those_of_samples(outputs):
+    x, y, x_test = regression(n=10, m=2, outputs=outputs)
+    ens = ensemble(SmoothPair(), x, y)
+    q, size = np.array([10.0, 50.0, 90.0]), 20_000
+    found = ens.percentiles(q, x_test, 3.0)
+    assert found.shape == (3, 2) + y.shape[1:]
+    drawn = ens.sample(jax.random.key(1), x_test, 3.0, size)
+    # A share of q of the samples lies below the q-th percentile, within five standard errors.
+    below = np.mean(drawn[None] < found[:, None], axis=1)
+    share = (q / 100).reshape(-1, *(1,) * (below.ndim - 1))
+    assert np.all(np.abs(below - share) < 5 * np.sqrt(share * (1 - share) / size))
+    np.testing.assert_array_equal(ens.percentiles(50, x_test, [0.0, 3.0])[1], found[1])
+    np.testing.assert_allclose(found[1], ens(x_test, 3.0).mean)
+
+
+def test_classes_are_as_probable_as_among_samples():
+    x, _, x_test = regression(n=12, m=3)
+    labels = np.arange(12) % 3
+    ens, size = ensemble(SmoothPair(), x, one_hot(labels).y), 20_000
+    found = ens.probabilities(x_test, [0.0, 5.0])
+    drawn = ens.sample(jax.random.key(2), x_test, 5.0, size).argmax(axis=2)
+    share = np.stack([np.mean(drawn == c, axis=0) for c in range(3)], axis=1)
+    assert np.ptp(share) > 0.3
+    assert np.all(np.abs(share - found[1]) < 5 * np.sqrt(found[1] * (1 - found[1]) / size) + 1e-9)
+    np.testing.assert_allclose(found[0], 1 / 3, rtol=1e-7)  # before training no class is preferred
+    # At the training examples, without a variance, all networks agree.
+    with pytest.warns(SingularKernelWarning) if ens.statistics.null else contextlib.nullcontext():
+        assert np.all(ens.probabilities(None, 1e9).argmax(axis=1) == labels)
+
+
+def test_a_temperature_that_calibrates():
+    """Labels drawn from the ensemble's own probabilities with twice the variance ask for a temperature of two."""
+    x, _, x_val = regression(n=12, m=400, seed=5)
+    ens = ensemble(SmoothPair(), x, one_hot(np.arange(12) % 3).y)
+    rng, p = np.random.default_rng(3), ens.probabilities(x_val, 5.0, temperature=2.0)
+    index = np.array([rng.choice(3, p=row / row.sum()) for row in p])
+    found = ens.calibrate(x_val, index, 5.0)
+    assert 1.2 < found.temperature < 3.4
+    assert found.negative_log_likelihood < found.uncalibrated
+
+
+def test_bad_percentages_and_classes():
+    x, y, x_test = regression(n=5, m=2)
+    ens = ensemble(SmoothPair(), x, y)
+    for q in (0, 100, [50, np.nan], "median", [[50]]):
+        with pytest.raises(InputError, match="`q` must be percentages"):
+            ens.percentiles(q, x_test)
+    with pytest.raises(InputError, match="two or more classes"):
+        ens.probabilities(x_test)
+    with pytest.raises(InputError, match="one time"):
+        ensemble(SmoothPair(), x, np.stack([y, y], 1)).calibrate(x_test, [0, 1], [1.0, 2.0])
 
 
 def test_wide_networks_really_trained_follow_the_mean():

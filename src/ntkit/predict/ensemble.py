@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Array, Float
 
 from ntkit.errors import InputError
@@ -28,6 +29,7 @@ from ntkit.predict._data import (
 )
 from ntkit.predict._evaluate import evaluate, evaluate_diagonal
 from ntkit.predict._times import SingularKernelWarning, gain, parse_times, time_scales
+from ntkit.predict.classify import Calibration, class_probabilities, fit_temperature
 from ntkit.predict.posterior import CROSS, draw, nonnegative, parse_matrix
 
 
@@ -89,6 +91,52 @@ class Ensemble:
         mean, cov = self(x_test, t)
         return draw(key, mean, cov, size, self.dtype)
 
+    def percentiles(self, q: Any, x_test: Any, t: Any = None) -> Float[np.ndarray, "..."]:
+        """The `q`-th percentiles of the trained networks' outputs at each of `x_test`: mean + sqrt(variance)
+        Phi^-1(q / 100).
+
+        `q`: one number between 0 and 100, or several (such as 10, 50, 90), whose axis (k,) then stands in front of
+        (*t, m) or (*t, m, o). Each is of one output at one point; joint statements need `sample`.
+        """
+        parts = np.asarray(q)
+        if parts.dtype.kind not in "iuf" or parts.ndim > 1 or not ((parts > 0) & (parts < 100)).all():
+            raise InputError(f"`q` must be percentages between 0 and 100, both excluded, but got {q!r}.")
+        mean, variance = self(x_test, t, covariance="diagonal")
+        assert variance is not None
+        spread = np.sqrt(variance) if self._flat else np.sqrt(variance)[..., None]
+        away = scipy.special.ndtri(np.asarray(parts, np.float64) / 100)
+        return np.asarray(mean + away.reshape(parts.shape + (1,) * mean.ndim) * spread, mean.dtype)
+
+    def probabilities(self, x_test: Any, t: Any = None, *, temperature: float = 1.0) -> Float[np.ndarray, "..."]:
+        """The share of networks whose output c is the largest, (*t, m, c): of networks trained on `one_hot` labels the
+        probability of class c.
+
+        Exact up to quadrature, as outputs are independent given the weights' law (`class_probabilities`).
+        `temperature` multiplies the variance; `calibrate` finds one. Where all networks agree, it is 0 or 1.
+        """
+        if self._y.shape[1] < 2:
+            raise InputError(
+                "`probabilities` need an output for each of two or more classes, but the ensemble was trained on one. "
+                "Train on `ntkit.predict.one_hot(labels).y`."
+            )
+        mean, variance = self(x_test, t, covariance="diagonal")
+        assert variance is not None
+        shape = mean.shape
+        return _largest(mean.reshape(-1, shape[-1]), variance.reshape(-1), temperature).reshape(shape)
+
+    def calibrate(self, x_val: Any, index: Any, t: Any = None) -> Calibration:
+        """The temperature with which `probabilities` make the classes of held-out examples most likely.
+
+        `index` (n,): the column of each example's class. One time `t`; `x_val` must not be training examples, which
+        networks have learned.
+        """
+        if np.ndim(parse_times(t)):
+            raise InputError(
+                "`t` must be one time for a calibration, but got an array. Call `calibrate` once for each."
+            )
+        mean, variance = self(x_val, t, covariance="diagonal")
+        return fit_temperature(mean, np.asarray(variance), index)
+
     def _block(self, x_test, part, times, covariance) -> tuple[np.ndarray, np.ndarray | None]:
         """Means (t, m, *o) and covariances (t, m, *m) at all times: the kernels are evaluated once."""
         rotated, prior = self._training(part, covariance) if x_test is None else self._test(x_test[part], covariance)
@@ -132,6 +180,17 @@ class Ensemble:
                 SingularKernelWarning,
                 stacklevel=3,
             )
+
+
+def _largest(
+    mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray, " m"], temperature: float
+) -> Float[np.ndarray, "m c"]:
+    """P(output c is the largest); where nothing varies, 1 for the largest mean."""
+    varies = variance > 0
+    found = (np.arange(mean.shape[1]) == mean.argmax(axis=1)[:, None]).astype(np.float64)
+    if varies.any():
+        found[varies] = class_probabilities(mean[varies], variance[varies], temperature=temperature)
+    return found
 
 
 @jax.jit
