@@ -27,6 +27,9 @@ from ntkit.predict.flow import GradientDescent as GradientDescent
 from ntkit.predict.flow import HeavyBall as HeavyBall
 from ntkit.predict.flow import HeavyBallFlow as HeavyBallFlow
 from ntkit.predict.flow import Huber as Huber
+from ntkit.predict.flow import Lanczos as Lanczos
+from ntkit.predict.flow import LanczosFlow as LanczosFlow
+from ntkit.predict.flow import LanczosStatistics as LanczosStatistics
 from ntkit.predict.flow import LineSearch as LineSearch
 from ntkit.predict.flow import Logistic as Logistic
 from ntkit.predict.flow import LossDescent as LossDescent

@@ -9,6 +9,9 @@ from ntkit.predict.flow.flow import LossFlow as LossFlow
 from ntkit.predict.flow.flow import SquaredFlow as SquaredFlow
 from ntkit.predict.flow.flow import gradient_flow as gradient_flow
 from ntkit.predict.flow.iterated import LossDescent as LossDescent
+from ntkit.predict.flow.krylov import Lanczos as Lanczos
+from ntkit.predict.flow.krylov import LanczosFlow as LanczosFlow
+from ntkit.predict.flow.krylov import LanczosStatistics as LanczosStatistics
 from ntkit.predict.flow.losses import CrossEntropy as CrossEntropy
 from ntkit.predict.flow.losses import Huber as Huber
 from ntkit.predict.flow.losses import Logistic as Logistic

@@ -5,7 +5,6 @@ A. Jacot, F. Gabriel and C. Hongler, "Neural Tangent Kernel: Convergence and Gen
 2019, eq. 2 and 3, for the scale.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from ntkit.linalg import Spectrum, spectrum
 from ntkit.predict._data import parse_number, parse_test, precision, restore
 from ntkit.predict._times import gain, parse_times, time_scales
 from ntkit.predict.flow.accelerated import AcceleratedFlow, HeavyBallFlow, NesterovFlow, parse_momentum
-from ntkit.predict.flow.losses import Loss, Squared, mean_loss
+from ntkit.predict.flow.krylov import Lanczos, LanczosFlow
+from ntkit.predict.flow.losses import Loss, Squared
 from ntkit.predict.flow.ode import ODE, FlowStatistics, Integrator
 from ntkit.predict.flow.spectral import Components, Spectral
 from ntkit.predict.flow.stopping import (
@@ -28,7 +28,7 @@ from ntkit.predict.flow.stopping import (
     minimise,
     parse_grid,
 )
-from ntkit.predict.flow.trajectory import Problem, Trajectory, parse_outputs, parse_problem
+from ntkit.predict.flow.trajectory import Problem, Trajectory, parse_problem, validation
 from ntkit.predict.ridge import RidgeLeaveOneOut
 
 
@@ -207,21 +207,6 @@ class LossFlow(Trajectory):
         return np.stack([np.asarray(state.a) for state in self._integrator.states(times)])
 
 
-def validation(flow: Trajectory, x_val: Any, y_val: Any, f0_val: Any) -> Callable[[np.ndarray], list[float]]:
-    """The mean loss on a validation set, as a function of times (t,)."""
-    if x_val is None or y_val is None:
-        raise InputError("`x_val` and `y_val` belong together: pass both.")
-    problem = flow._problem
-
-    def losses_at(times):
-        outputs = flow._at(x_val, times, f0_val)
-        labels = parse_outputs("y_val", y_val, (outputs.shape[1], problem.y.shape[1]), problem.dtype)
-        with precision(problem.dtype):
-            return [mean_loss(problem.loss, f.reshape(labels.shape), labels) for f in outputs]
-
-    return losses_at
-
-
 def gradient_flow(
     kernel: Any,
     x: Any,
@@ -232,12 +217,13 @@ def gradient_flow(
     f0: Any = None,
     scale: float = 1.0,
     momentum: HeavyBallFlow | NesterovFlow | None = None,
+    method: Any = None,
     ode: ODE | None = None,
     matrix: Any = None,
     dtype: Any = np.float64,
     memory: str | int | None = None,
     progress: Progress = True,
-) -> SquaredFlow | LossFlow | AcceleratedFlow:
+) -> SquaredFlow | LanczosFlow | LossFlow | AcceleratedFlow:
     """One function trained on (x, y) by gradient flow with a kernel that stays as it is.
 
         flow = ntkit.gradient_flow(ntkit.NTK(net), x, y)
@@ -265,12 +251,14 @@ def gradient_flow(
       above, in which alpha cancels: what alpha scales is where it starts, alpha f_0.
     - `momentum`: `HeavyBallFlow(friction)` or `NesterovFlow()` of `ntkit.predict`, the limits of small steps of both
       momentum methods, in place of gradient flow. For the squared loss.
+    - `method`: `Lanczos()` of `ntkit.predict` for the squared loss and a matrix too large to decompose, which it need
+      not even hold; None decomposes it.
     - `ode`: tolerances of the numerical integration, `ntkit.predict.ODE(rtol, atol, max_steps)`.
     - `matrix`: kernel(x) if it is at hand (from `ntkit.gram`); it is then not computed.
     - `dtype`, `memory`, `progress`: as in `ntkit.posterior`; the bar shows kernel matrices, predictions, integration.
 
     **Returns:** `SquaredFlow` or `LossFlow`, to be called as `flow(x_test, t)`; `AcceleratedFlow` with momentum. The
-    squared loss costs one eigendecomposition.
+    squared loss costs one eigendecomposition, or as `LanczosFlow` some products.
 
     **Raises:** `InputError`; `ComputationError` for a kernel not finite or not positive semi-definite.
     """
@@ -281,9 +269,21 @@ def gradient_flow(
     parse_momentum(momentum)
     if momentum is not None and not isinstance(problem.loss, Squared):
         raise InputError(f'`momentum={momentum}` needs `loss="squared"`, for which it has a closed form.')
+    _check_method(method, problem.loss, momentum)
     with precision(problem.dtype):
+        if method is not None:
+            return LanczosFlow(problem, method.operator(problem, matrix), rate, method)
         if momentum is not None:
             return AcceleratedFlow(problem, spectrum(problem.matrix(matrix)), rate, momentum)
         if isinstance(problem.loss, Squared):
             return SquaredFlow(problem, spectrum(problem.matrix(matrix)), rate)
         return LossFlow(problem, Integrator(problem, problem.matrix(matrix), rate, ode or ODE()))
+
+
+def _check_method(method: Any, loss: Loss, momentum: Any) -> None:
+    if method is None:
+        return
+    if not isinstance(method, Lanczos):
+        raise InputError(f"`method` must be `ntkit.predict.Lanczos(...)`, or None to decompose, but got {method!r}.")
+    if momentum is not None or not isinstance(loss, Squared):
+        raise InputError('`method=Lanczos(...)` is for gradient flow on `loss="squared"`, without `momentum`.')

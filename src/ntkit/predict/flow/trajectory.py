@@ -24,7 +24,7 @@ from ntkit.predict._data import (
     without_masks,
 )
 from ntkit.predict._evaluate import check_kernel, evaluate
-from ntkit.predict.flow.losses import Loss, parse_loss
+from ntkit.predict.flow.losses import Loss, mean_loss, parse_loss
 from ntkit.predict.posterior import CROSS, parse_matrix
 
 
@@ -141,6 +141,21 @@ class Trajectory:
                 found[start : start + rows] = _product(evaluate(p.kernel, block, self.x, memory=p.memory), columns)
             meter(m)
         return np.moveaxis(found.reshape(m, t, o), 1, 0)
+
+
+def validation(flow: Trajectory, x_val: Any, y_val: Any, f0_val: Any) -> Callable[[np.ndarray], list[float]]:
+    """The mean loss on a validation set, as a function of times (t,)."""
+    if x_val is None or y_val is None:
+        raise InputError("`x_val` and `y_val` belong together: pass both.")
+    problem = flow._problem
+
+    def losses_at(times):
+        outputs = flow._at(x_val, times, f0_val)
+        labels = parse_outputs("y_val", y_val, (outputs.shape[1], problem.y.shape[1]), problem.dtype)
+        with precision(problem.dtype):
+            return [mean_loss(problem.loss, f.reshape(labels.shape), labels) for f in outputs]
+
+    return losses_at
 
 
 @jax.jit
