@@ -1,5 +1,6 @@
 """Flows with momentum against mpmath, a numerical integration of the whole system, and many small steps."""
 
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from prediction_examples import RBF, dense_rbf, regression
 
 import ntkit
 from ntkit.errors import InputError
-from ntkit.predict import HeavyBall, HeavyBallFlow, NesterovFlow
+from ntkit.predict import ODE, HeavyBall, HeavyBallFlow, NesterovFlow
 from ntkit.predict.flow.accelerated import rolled
 
 FRICTIONS = [0.0, 1e-9, 1e-4, 0.5, 1.9, 3.0, 4.0, 20.0, 1e4, 1e8]
@@ -44,26 +45,36 @@ def start(x):
     return np.cos(x.sum(1))
 
 
+def log_cosh(f, y):
+    return jnp.sum(jnp.log(jnp.cosh(f - y)))
+
+
 @pytest.mark.parametrize("momentum", [HeavyBallFlow(0.0), HeavyBallFlow(0.3), HeavyBallFlow(50.0), NesterovFlow()])
-def test_the_flow_is_the_integrated_system(momentum):
+@pytest.mark.parametrize("loss", ["squared", log_cosh], ids=["in closed form", "integrated"])
+def test_the_flow_is_the_integrated_system(momentum, loss):
     x, y, x_test = regression(n=12)
     both, rate, times = np.concatenate([x, x_test]), 2.0, [0.0, 0.5, 7.0]
+    own = np.tanh if loss is log_cosh else (lambda d: d)
     k, m = dense_rbf(both, x, 1.0), len(both)
 
     def slope(t, state):
         f, velocity = state[:m], state[m:]
         friction = 3 / t if isinstance(momentum, NesterovFlow) else momentum.friction
-        return np.concatenate([velocity, -friction * velocity - rate * k @ (f[:12] - y) / 12])
+        return np.concatenate([velocity, -friction * velocity - rate * k @ own(f[:12] - y) / 12])
 
     # Near t = 0 Nesterov's friction is infinite: f'' = -rate K d / 4n there.
-    first, d = 1e-5, k @ (start(x) - y) / 12
+    first, d = 1e-5, k @ own(start(x) - y) / 12
     begin = np.concatenate([start(both) - rate * d * first**2 / 8, -rate * d * first / 4])
     if isinstance(momentum, HeavyBallFlow):
         first, begin = 0.0, np.concatenate([start(both), np.zeros(m)])
     want = scipy.integrate.solve_ivp(slope, (first, 7.0), begin, t_eval=times[1:], rtol=1e-11, atol=1e-13).y[:m].T
-    flow = ntkit.gradient_flow(RBF(1.0), x, y, rate, momentum=momentum, f0=start)
+    options = {"momentum": momentum, "f0": start, "loss": loss, "ode": ODE(1e-10, 1e-12)}
+    flow = ntkit.gradient_flow(RBF(1.0), x, y, rate, **options)
     np.testing.assert_allclose(flow(x_test, times), np.vstack([start(x_test), want[:, 12:]]), atol=1e-8)
     np.testing.assert_allclose(flow(None, times), np.vstack([start(x), want[:, :12]]), atol=1e-8)
+    if loss is log_cosh:
+        assert flow.statistics.deviation < 1e-8  # of the energy balance
+        np.testing.assert_allclose(flow(x_test, 3.0), ntkit.gradient_flow(RBF(1.0), x, y, rate, **options)(x_test, 3.0))
 
 
 def test_small_steps_of_the_heavy_ball_come_near_at_first_order():
@@ -93,7 +104,5 @@ def test_wrong_momenta_are_refused(unchecked):
         HeavyBallFlow(-1.0)
     with pytest.raises(InputError, match=r"belong to `ntkit.descend`"):
         ntkit.gradient_flow(RBF(1.0), x, y, momentum=HeavyBall(0.1, 0.9))
-    with pytest.raises(InputError, match='needs `loss="squared"`'):
-        ntkit.gradient_flow(RBF(1.0), x, y, loss="huber", momentum=NesterovFlow())
     with pytest.raises(InputError, match="swings for ever"):
         ntkit.gradient_flow(RBF(1.0), x, y, momentum=HeavyBallFlow(0.0))(None)

@@ -8,6 +8,7 @@ Nesterov's accelerated gradient method", JMLR 17 (2016), eq. 3 and section 3.2.
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float
@@ -41,6 +42,10 @@ class HeavyBallFlow:
         """(1 - q) / speed^2 at a finite time, where q'' + friction q' + speed^2 q = 0, q(0) = 1, q'(0) = 0."""
         return time**2 * rolled(speed * time, 0.5 * self.friction * time)
 
+    def resistance(self, time: Any, velocity: Any, force: Any) -> Any:
+        """What friction takes from the acceleration."""
+        return self.friction * velocity
+
     @property
     def rests(self) -> bool:
         """Whether it comes to rest."""
@@ -64,6 +69,12 @@ class NesterovFlow:
         safe = np.where(small, 1.0, z)
         near = np.polyval(_BESSEL, np.where(small, z, 0.0) ** 2)
         return time**2 * np.where(small, near, (1 - 2 * scipy.special.j1(safe) / safe) / safe**2)
+
+    def resistance(self, time: Any, velocity: Any, force: Any) -> Any:
+        """What friction takes from the acceleration. At the start the velocity is t acceleration, which is a quarter of
+        the force."""
+        late = time > 0
+        return jnp.where(late, 3 * velocity / jnp.where(late, time, 1.0), 0.75 * force)
 
 
 # (1 - 2 J_1(z) / z) / z^2 as a polynomial in z^2, highest power first: seven terms are enough for z < 1 / 2.
@@ -113,6 +124,9 @@ def _by_value(z: Values, m: float, h: Values, over: Where) -> Values:
     rolling = 0.5 * (np.exp(narrow - m) + np.exp(-narrow - m)) + m * sinh
     swinging = np.exp(-m) * (np.cos(h) + m * np.sinc(h / np.pi))
     return (1 - np.where(over, rolling, swinging)) / np.where(z > 0, z, 1.0) ** 2
+
+
+Momentum = HeavyBallFlow | NesterovFlow
 
 
 class AcceleratedFlow(Spectral):

@@ -180,6 +180,8 @@ class LossFlow(Trajectory):
 
             f_t(x) = f_0(x) + K(x, x_train) a_t,      a_t = -(learning_rate / n) integral_0^t loss'(f_s, y) ds
 
+        or, with momentum, a_t'' + friction a_t' = -(learning_rate / n) loss'(f_t, y).
+
         a_t is integrated once and kept: other test examples cost a product, later times go on from the last ones.
 
         - `x_test`: (m, ...); None for the training examples.
@@ -250,15 +252,15 @@ def gradient_flow(
       `kernel` is the NTK of f and `f0` its initial value. The model alpha f is what is returned. It obeys the equation
       above, in which alpha cancels: what alpha scales is where it starts, alpha f_0.
     - `momentum`: `HeavyBallFlow(friction)` or `NesterovFlow()` of `ntkit.predict`, the limits of small steps of both
-      momentum methods, in place of gradient flow. For the squared loss.
+      momentum methods, in place of gradient flow.
     - `method`: `Lanczos()` of `ntkit.predict` for the squared loss and a matrix too large to decompose, which it need
       not even hold; None decomposes it.
     - `ode`: tolerances of the numerical integration, `ntkit.predict.ODE(rtol, atol, max_steps)`.
     - `matrix`: kernel(x) if it is at hand (from `ntkit.gram`); it is then not computed.
     - `dtype`, `memory`, `progress`: as in `ntkit.posterior`; the bar shows kernel matrices, predictions, integration.
 
-    **Returns:** `SquaredFlow` or `LossFlow`, to be called as `flow(x_test, t)`; `AcceleratedFlow` with momentum. The
-    squared loss costs one eigendecomposition, or as `LanczosFlow` some products.
+    **Returns:** `SquaredFlow` or `LossFlow`, to be called as `flow(x_test, t)`; `AcceleratedFlow` for the squared loss
+    with momentum. The squared loss costs one eigendecomposition, or as `LanczosFlow` some products.
 
     **Raises:** `InputError`; `ComputationError` for a kernel not finite or not positive semi-definite.
     """
@@ -267,17 +269,15 @@ def gradient_flow(
     if ode is not None and not isinstance(ode, ODE):
         raise InputError(f"`ode` must be `ntkit.predict.ODE(...)`, but got {ode!r}.")
     parse_momentum(momentum)
-    if momentum is not None and not isinstance(problem.loss, Squared):
-        raise InputError(f'`momentum={momentum}` needs `loss="squared"`, for which it has a closed form.')
     _check_method(method, problem.loss, momentum)
     with precision(problem.dtype):
         if method is not None:
             return LanczosFlow(problem, method.operator(problem, matrix), rate, method)
+        if not isinstance(problem.loss, Squared):
+            return LossFlow(problem, Integrator(problem, problem.matrix(matrix), rate, ode or ODE(), momentum))
         if momentum is not None:
             return AcceleratedFlow(problem, spectrum(problem.matrix(matrix)), rate, momentum)
-        if isinstance(problem.loss, Squared):
-            return SquaredFlow(problem, spectrum(problem.matrix(matrix)), rate)
-        return LossFlow(problem, Integrator(problem, problem.matrix(matrix), rate, ode or ODE()))
+        return SquaredFlow(problem, spectrum(problem.matrix(matrix)), rate)
 
 
 def _check_method(method: Any, loss: Loss, momentum: Any) -> None:

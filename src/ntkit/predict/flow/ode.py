@@ -12,6 +12,7 @@ import numpy as np
 from ntkit._progress import Meter
 from ntkit.errors import ComputationError, InputError
 from ntkit.predict._data import parse_number
+from ntkit.predict.flow.accelerated import Momentum
 from ntkit.predict.flow.losses import Loss, mean_loss, slopes
 from ntkit.predict.flow.trajectory import Problem
 
@@ -57,8 +58,9 @@ class FlowStatistics(NamedTuple):
 
     - `steps`, `rejected`: steps taken, and tried in vain;
     - `cost`: C at that time;
-    - `deviation`: C must fall by the integral of learning_rate |d|_K^2, d = dC/df; the largest difference between both
-      at any time that was asked for or looked at, in units of the C at the start.
+    - `deviation`: C must fall by the integral of learning_rate |d|_K^2, d = dC/df, and with momentum by what friction
+      took and the energy of motion, |d theta / dt|^2 / (2 learning_rate); the largest difference between both at any
+      time that was asked for or looked at, in units of the C at the start.
     """
 
     time: float
@@ -76,26 +78,44 @@ class _State(NamedTuple):
     fallen: Any
 
 
+class _Moving(NamedTuple):
+    """The same where there is momentum, which has taken `fallen` by friction; and df/dt, da/dt."""
+
+    f: Any
+    a: Any
+    fallen: Any
+    df: Any
+    da: Any
+
+    def energy(self, rate: float) -> float:
+        """Of motion: |d theta / dt|^2 / (2 learning_rate)."""
+        return float(jnp.sum(self.df * self.da)) / (2 * rate)
+
+
 class Integrator:
-    """df/dt = -(rate / n) K d, da/dt = -(rate / n) d with d_i = loss'(f_i, y_i), from f = f_0, a = 0.
+    """df/dt = -(rate / n) K d, da/dt = -(rate / n) d with d_i = loss'(f_i, y_i), from f = f_0, a = 0. With momentum the
+    same are the second derivatives, less friction, from rest.
 
     Both are integrated by one product K d a stage; f = f_0 + K a is linear in them and stays true to rounding. States
     at times that were asked for are kept, and later times go on from them.
     """
 
-    def __init__(self, problem: Problem, kernel: Any, rate: float, ode: ODE):
+    def __init__(self, problem: Problem, kernel: Any, rate: float, ode: ODE, momentum: Momentum | None = None):
         self._problem, self._kernel, self._rate, self._ode = problem, kernel, rate, ode
+        self._momentum = momentum
         f = jnp.asarray(problem.start)
-        start = _State(f, jnp.zeros_like(f), jnp.zeros((), f.dtype))
-        self._kept: dict[float, _State] = {0.0: start}
+        at_rest = f, jnp.zeros_like(f), jnp.zeros((), f.dtype)
+        start = _State(*at_rest) if momentum is None else _Moving(*at_rest, jnp.zeros_like(f), jnp.zeros_like(f))
+        self._kept: dict[float, _State | _Moving] = {0.0: start}
         self._start_cost = mean_loss(problem.loss, start.f, problem.y)
         if not np.isfinite(self._start_cost):
             raise ComputationError(f"The loss is {self._start_cost} before training. Check `loss`, `y` and `f0`.")
         self.statistics = FlowStatistics(0.0, 0, 0, self._start_cost, 0.0)
         # The largest sum of a row bounds the largest eigenvalue; the curvature is unknown, and this is a first guess.
-        self._first = 0.1 * len(problem.x) / (rate * float(_row_sum(kernel)))
+        fastest = len(problem.x) / (rate * float(_row_sum(kernel)))
+        self._first = 0.1 * (fastest if momentum is None else fastest**0.5)
 
-    def states(self, times: np.ndarray) -> list[_State]:
+    def states(self, times: np.ndarray) -> list[_State | _Moving]:
         """At each of the times (t,), in their order."""
         for time in np.unique(times):
             if float(time) not in self._kept:
@@ -112,7 +132,9 @@ class Integrator:
             while at < end:
                 meter(int(100 * (at - begin) / (end - begin)))
                 args = state, self._kernel, jnp.asarray(self._problem.y), self._rate, at, end, min(step, end - at)
-                state, reached, accepted, rejected = _run(self._problem.loss, glance, *args, *tolerances)
+                state, reached, accepted, rejected = _run(
+                    self._problem.loss, self._momentum, glance, *args, *tolerances
+                )
                 accepted, rejected, taken = int(accepted), int(rejected), taken + int(accepted) + int(rejected)
                 step = (float(reached) - at) / max(accepted, 1)
                 at = end if float(reached) >= end else float(reached)
@@ -122,11 +144,12 @@ class Integrator:
             meter(100)
         self._kept[end] = state
 
-    def _note(self, state: _State, at: float, accepted: int, rejected: int) -> None:
+    def _note(self, state: _State | _Moving, at: float, accepted: int, rejected: int) -> None:
         old, cost = self.statistics, mean_loss(self._problem.loss, state.f, self._problem.y)
         if not np.isfinite(cost):
             raise ComputationError(f"The loss is {cost} at t = {at:.6g}, though its slope was finite. Check `loss`.")
-        off = abs(self._start_cost - cost - float(state.fallen)) / (abs(self._start_cost) or 1.0)
+        moving = state.energy(self._rate) if isinstance(state, _Moving) else 0.0
+        off = abs(self._start_cost - cost - float(state.fallen) - moving) / (abs(self._start_cost) or 1.0)
         last = (at, cost) if at >= old.time else (old.time, old.cost)
         worst = max(old.deviation, off)
         self.statistics = FlowStatistics(last[0], old.steps + accepted, old.rejected + rejected, last[1], worst)
@@ -144,17 +167,23 @@ class Integrator:
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _run(loss: Loss, steps: int, state, kernel, y, rate, begin, end, step, rtol, atol):
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(loss: Loss, momentum: Momentum | None, steps: int, state, kernel, y, rate, begin, end, step, rtol, atol):
     """At most `steps` steps towards `end`: state and time reached, steps accepted and rejected."""
     import diffrax  # takes 0.2 s to import
 
     n = y.shape[0]
 
-    def slope(_, state, args):
+    def slope(time, state, args):
         d = slopes(loss, state.f, y)
         kd = kernel @ d
-        return _State(-(rate / n) * kd, -(rate / n) * d, rate / n**2 * jnp.sum(d * kd))
+        forces = -(rate / n) * kd, -(rate / n) * d
+        if momentum is None:
+            return _State(*forces, rate / n**2 * jnp.sum(d * kd))
+        velocity = state.df, state.da
+        friction = [momentum.resistance(time, v, force) for v, force in zip(velocity, forces, strict=True)]
+        lost = jnp.sum(state.da * friction[0]) / rate
+        return _Moving(*velocity, lost, forces[0] - friction[0], forces[1] - friction[1])
 
     found = diffrax.diffeqsolve(
         diffrax.ODETerm(slope),
@@ -172,7 +201,7 @@ def _run(loss: Loss, steps: int, state, kernel, y, rate, begin, end, step, rtol,
     return state, reached, found.stats["num_accepted_steps"], found.stats["num_rejected_steps"]
 
 
-def _largest(error: _State):
+def _largest(error: _State | _Moving):
     """The error of the outputs, in tolerances: dual coefficients have no scale of their own."""
     return jnp.max(jnp.abs(error.f))
 
