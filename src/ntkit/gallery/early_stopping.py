@@ -220,7 +220,7 @@ STUDY = Study(
     source="Ali, Kolter and Tibshirani 2019",
     full=Settings(),
     quick=Settings(data="digits", examples=200, test=600, draws=3),
-    cost="half a minute on 2 cores",
+    cost="about 2 minutes on 2 cores",
     measure=measure, find=find, criteria=criteria, table=table, draw=draw,
     steps=lambda settings: settings.draws,
     panels=2,

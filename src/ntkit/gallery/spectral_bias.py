@@ -183,7 +183,7 @@ STUDY = Study(
     source="Cao et al. 2021; Bowman and Montufar 2022; Basri et al. 2019",
     full=Settings(),
     quick=Settings(dimensions=(3,), examples=(48,), degrees=(2,), multiples=(1, 16)),
-    cost="minutes on 2 cores",
+    cost="about 2 minutes on 2 cores",
     measure=measure, find=find, criteria=criteria, table=table, draw=draw,
     steps=lambda settings: len(settings.dimensions) * len(settings.multiples),
     panels=2,
