@@ -208,7 +208,7 @@ STUDY = Study(
     source="Jacot, Gabriel and Hongler 2018, section 3.1",
     full=Settings(),
     quick=Settings(features=(256, 1024, 4096), draws=20, examples=12, angles=25),
-    cost="about a minute on 2 cores",
+    cost="half a minute on 2 cores",
     measure=measure, find=find, criteria=criteria, table=table, draw=draw,
     steps=lambda settings: 1 + len(settings.features),
     panels=2,
