@@ -7,7 +7,7 @@ import pytest
 
 import ntkit
 from ntkit import nn
-from ntkit.diagnose.frequencies import _points, _rates, _spans
+from ntkit.diagnose.frequencies import _checked_examples, _orthonormal, _points, _rates, _spans
 from ntkit.nn.widths import with_widths
 
 NET = nn.mlp(1, 8, nn.Relu(), w_std=2**0.5, b_std=0.5)
@@ -51,6 +51,21 @@ def test_points_of_spheres_are_designs():
         np.testing.assert_allclose(np.einsum("ni,nj,nk->ijk", x, x, x), 0, atol=1e-14)
         assert len(np.unique(np.round(x, 9), axis=0)) == n
     np.testing.assert_allclose(_points(2, 4), [[1, 0], [0, 1], [-1, 0], [0, -1]], atol=1e-15)
+
+
+def test_harmonics_are_made_orthonormal_by_falling_eigenvalues():
+    """Gram and Schmidt written out: what is learned first stays as it is, what is learned last is changed most."""
+    phi = np.random.default_rng(0).normal(size=(20, 3))
+    found = _orthonormal(phi, np.array([2, 0, 1]))
+    wanted = np.zeros_like(phi)
+    for k in (2, 0, 1):
+        rest = phi[:, k] - wanted @ (wanted.T @ phi[:, k]) / 20
+        wanted[:, k] = rest / np.sqrt(np.mean(rest**2))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_examples_of_a_study_that_is_not_told_how_many():
+    assert [_checked_examples(None, d) for d in (2, 3, 7, 500)] == [64, 240, 252, 1000]
 
 
 def test_wide_networks_on_a_sphere_learn_at_the_rate_expected_on_its_points():
