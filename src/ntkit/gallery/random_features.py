@@ -16,7 +16,7 @@ a tenth of the labels, in the root mean square, is left with K. Measured of each
 
 and, of one draw, theta trained by steps of gradient descent, against `ntkit.descend` with K_P, in units of rms f.
 
-**Criteria.** Both deviations fall as P^(-1/2), within four standard errors of the fitted rate. The mean square of the
+**Criteria.** Both deviations fall as P^(-1/2), within three standard errors of the fitted rate. The mean square of the
 kernel's is (1 + tr(K)^2 / |K|_F^2) / P, exact for Gaussian functions, within 5 standard errors at every P. The trained
 model is what the fixed kernel K_P predicts, to 1e-8: training does not move it.
 """
@@ -166,7 +166,7 @@ def find(numbers: Numbers) -> dict[str, Any]:
 def criteria(findings: Numbers) -> list[Criterion]:
     def rate(what: str) -> Criterion:
         found = findings[f"{what}_rate"]
-        error = 4 * found["standard_error"]
+        error = 3 * found["standard_error"]
         return Criterion(f"rate of the {what}'s deviation in P", found["slope"], -0.5 - error, -0.5 + error)
 
     return [
