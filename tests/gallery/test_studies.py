@@ -53,11 +53,52 @@ def untrained(numbers):
         own["network"] = own["linearized"] = [own["network"][0]] * len(own["network"])
 
 
+def standing(numbers):
+    """The kernels of all numbers of features deviate as those of the smallest."""
+    numbers["kernels"] = [numbers["kernels"][0]] * len(numbers["kernels"])
+
+
+def scattered(numbers):
+    """Flows as far from the fixed kernel's at any number of features."""
+    fixed, flows = np.asarray(numbers["fixed"]), np.asarray(numbers["flows"])
+    apart = flows - fixed
+    numbers["flows"] = (fixed + apart / np.linalg.norm(apart, axis=2, keepdims=True)).tolist()
+
+
+def turned(numbers):
+    """A kernel of the features that moves in training."""
+    numbers["model"] = (1.001 * np.asarray(numbers["model"])).tolist()
+
+
+def late(numbers):
+    for own in numbers["draws"]:
+        own["chosen"]["excess"] = own["end"]
+
+
+def risky(numbers):
+    own = numbers["draws"][-1]["risks"]
+    own["flow"][-1] = 1.7 * own["ridge"][-1]
+
+
+def alike(numbers):
+    """Networks that learn all frequencies at one rate."""
+    for own in numbers["spheres"][-1]["widths"]:
+        own["rates"] = np.broadcast_to(np.mean(own["rates"], axis=1, keepdims=True), np.shape(own["rates"])).tolist()
+
+
+def hasty(numbers):
+    wide = numbers["spheres"][-1]["widths"][-1]
+    wide["rates"] = (1.5 * np.asarray(wide["rates"])).tolist()
+
+
 def broken(numbers):
     """Not a number where a width or a draw should have some."""
-    for own in numbers.get("draws", numbers.get("groups")):
-        for key in own.keys() & {"network", "outputs", "after", "across"}:
-            own[key] = np.full(np.shape(own[key]), np.nan).tolist()
+    for key, own in numbers.items():
+        if key in {"network", "outputs", "after", "across", "flows", "ridge", "rates"}:
+            numbers[key] = np.full(np.shape(own), np.nan).tolist()
+        elif isinstance(own, list) and own and isinstance(own[0], dict):
+            for inner in own:
+                broken(inner)
 
 
 DOCTORS = {
@@ -65,6 +106,9 @@ DOCTORS = {
     "jacot2018-fig2": (shifted, narrowed),
     "jacot2018-fig3": (bent, slow),
     "linearization-mnist": (apart, untrained),
+    "random-features": (standing, scattered, turned),
+    "early-stopping": (late, risky),
+    "spectral-bias": (alike, hasty),
 }
 
 

@@ -115,3 +115,27 @@ def test_a_width_study_shows_draws_fits_layers_and_bounds(ax):
     assert ax.get_xlabel() == "hidden width m"
     assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "40", "160"]
     ax.figure.canvas.draw()
+
+
+def test_powers_show_draws_their_rms_and_the_fit(ax):
+    sizes, values = np.array([10, 1000]), np.array([[0.3, 0.4], [0.03, 0.04]])
+    rate = Rate(-0.5, 0.01, 2.0)
+    assert plots.powers(ax, sizes, {"kernel": values}, {"kernel": rate}, expected={"exact": values[:, 0]}) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["kernel, rms of the draws"].get_ydata(), [0.125**0.5, 0.00125**0.5])
+    np.testing.assert_allclose(lines["kernel, fit: power -0.500 ± 0.010"].get_ydata(), [2 / 10**0.5, 2 / 1000**0.5])
+    np.testing.assert_array_equal(lines["exact"].get_ydata(), [0.3, 0.03])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), values.ravel())
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    ax.figure.canvas.draw()
+
+
+def test_agreement_shows_two_standard_errors_about_the_diagonal(ax):
+    predicted, measured, error = np.array([0.01, 0.5]), np.array([0.02, 0.4]), np.array([0.03, 0.1])
+    assert plots.agreement(ax, {"some": (predicted, measured, error)}) is ax
+    (bars,) = ax.collections
+    # The first bar would reach below zero, which the logarithm has no place for.
+    np.testing.assert_allclose([path.vertices[:, 1] for path in bars.get_paths()], [[0.0002, 0.08], [0.2, 0.6]])
+    (diagonal,) = (line for line in ax.lines if line.get_label() == "measured = predicted")
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    ax.figure.canvas.draw()

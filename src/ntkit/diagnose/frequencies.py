@@ -3,7 +3,8 @@
 Y. Cao, Z. Fang, Y. Wu, D. Zhou and Q. Gu, "Towards Understanding the Spectral Bias of Deep Learning", IJCAI 2021; B.
 Bowman and G. Montufar, "Spectral Bias Outside the Training Set for Deep Networks in the Kernel Regime", NeurIPS 2022:
 early in training, the part of the residual along an eigenfunction falls at the rate of its eigenvalue, at widths that
-need only be linear in the number of examples.
+need only be linear in the number of examples. On the circle: R. Basri, D. Jacobs, Y. Kasten and S. Kritchman, "The
+Convergence Rate of Neural Networks for Learned Functions of Different Frequencies", NeurIPS 2019.
 """
 
 import dataclasses
@@ -26,11 +27,14 @@ from ntkit.kernels import NTK
 from ntkit.linalg.products import check_count
 from ntkit.nn import Layer
 from ntkit.nn.widths import with_widths
-from ntkit.predict._data import parse_number
-from ntkit.spectral import mercer
+from ntkit.predict._data import parse_number, precision
+from ntkit.spectral import Mercer, mercer
+from ntkit.spectral.harmonics import multiplicity, zonal
 
 # Steps that are taken without being asked for.
 _PATIENCE = 20_000
+# Examples of a study that is not told how many: on the circle, and at least on a sphere.
+_ON_CIRCLE, _ON_SPHERE = 64, 240
 # An eigenvalue below this share of the largest is one of a degree that the kernel does not have.
 _NOTHING = 1e-9
 
@@ -39,16 +43,23 @@ _NOTHING = 1e-9
 class FrequencyStudy:
     """What `frequency_study` found: w widths, s draws of each, k degrees.
 
-    - `degrees` (k,), `eigenvalues` (k,): of the infinite NTK on the circle.
+    - `dimension`: d, of the space around the sphere; 2 for the circle.
+    - `degrees` (k,), `eigenvalues` (k,): of the infinite NTK on the whole sphere.
     - `learning_rate`; `predicted` (k,): learning_rate eigenvalue, the share of what is left that a step learns.
+    - `expected` (k,): the same of the infinite NTK on the examples, measured as that of networks: it differs from
+        `predicted` by what n points miss of the sphere, and networks tend to it as their width grows.
     - `widths` (w,); `examples`: n.
     - `rates` (w, s, k): the same as measured of each network.
-    - `left` (w, s, steps + 1, k): what was left of each frequency, in units of what there was.
+    - `left` (w, s, steps + 1, k): what was left of each frequency, in units of what there was; `infinite`
+        (steps + 1, k): of the infinite NTK on the examples.
     """
 
+    dimension: int
     degrees: Int[np.ndarray, " k"]
     eigenvalues: Float[np.ndarray, " k"]
     learning_rate: float
+    expected: Float[np.ndarray, " k"]
+    infinite: Float[np.ndarray, "t k"]
     widths: Int[np.ndarray, " w"]
     examples: int
     rates: Float[np.ndarray, "w s k"]
@@ -69,19 +80,21 @@ class FrequencyStudy:
 
     @property
     def convergence(self) -> Rate:
-        """How the relative deviation of the rates, |measured / predicted - 1| over the degrees, falls with the width:
+        """How the relative deviation of the rates, |measured / expected - 1| over the degrees, falls with the width:
         -1/2 in theory while networks stay near their start. NaN for a single width."""
-        apart = np.linalg.norm(self.rates / self.predicted - 1, axis=2)
+        apart = np.linalg.norm(self.rates / self.expected - 1, axis=2)
         several = len(np.unique(self.widths)) > 1
         return fit(self.widths.astype(float), apart) if several else Rate(math.nan, math.nan, math.nan)
 
     def __str__(self) -> str:
-        lines = [f"{'width':>7}  {'width/n':>7}  {'degree':>6}  {'predicted':>10}  {'measured':>20}  {'ratio':>13}"]
+        heads = f"{'width':>7}  {'width/n':>7}  {'degree':>6}  {'predicted':>10}  {'on points':>10}"
+        lines = [f"{heads}  {'measured':>20}  {'ratio':>13}"]
+        columns = self.degrees, self.predicted, self.expected
         for width, means, errors in zip(self.widths, self.mean, self.standard_error, strict=True):
-            for degree, own, mean, error in zip(self.degrees, self.predicted, means, errors, strict=True):
+            for degree, whole, own, mean, error in zip(*columns, means, errors, strict=True):
                 lines.append(
-                    f"{width:7}  {width / self.examples:7.3g}  {degree:6}  {own:10.4g}  {mean:10.4g} ± {error:7.1e}"
-                    f"  {mean / own:5.3f} ± {error / own:.3f}"
+                    f"{width:7}  {width / self.examples:7.3g}  {degree:6}  {whole:10.4g}  {own:10.4g}"
+                    f"  {mean:10.4g} ± {error:7.1e}  {mean / own:5.3f} ± {error / own:.3f}"
                 )
         slope, error, _ = self.convergence
         return "\n".join([*lines, *([f"deviation: width^({slope:.3f} ± {error:.3f})"] if slope == slope else [])])
@@ -93,33 +106,50 @@ def frequency_study(
     widths: Iterable[int],
     seeds: int | Iterable[int] = 10,
     *,
-    examples: int = 64,
+    dimension: int = 2,
+    examples: int | None = None,
     radius: float = 1.0,
     amplitude: float = 1.0,
     learning_rate: float | None = None,
     steps: int | None = None,
     progress: Progress = False,
 ) -> FrequencyStudy:
-    """Trains finite networks on a sum of frequencies on the circle, and measures how fast each frequency is learned.
+    """Trains finite networks on a sum of frequencies on a sphere, and measures how fast each frequency is learned.
 
-    The inputs are `examples` equally spaced points, n, on the circle of a radius, the target is amplitude sum_k phi_k
-    with phi_k(x) = sqrt(2) cos(k angle) (1 for k = 0). Networks of each width (all hidden layers) are drawn and trained
-    by gradient descent on sum_i (f(x_i) - f_0(x_i) - y_i)^2 / (2 n): the output at the start is subtracted, so that all
-    of the target is to learn. With the infinite kernel phi_k is an eigenvector, and of its part each step leaves
+    The inputs are `examples` points, n, on the sphere of a radius in R^d, d the `dimension`; the target is amplitude
+    sum_k phi_k, with of each degree the harmonic that depends on the first coordinate alone,
+
+        phi_k(x) = sqrt(N_k) P_k(x_1 / radius),      on the circle sqrt(2) cos(k angle), and 1 for k = 0
+
+    where there are N_k harmonics of degree k and P_k is Gegenbauer's polynomial with P_k(1) = 1. Networks of each width
+    (all hidden layers) are drawn and trained by gradient descent on sum_i (f(x_i) - f_0(x_i) - y_i)^2 / (2 n): the
+    output at the start is subtracted, so that all of the target is to learn. What is left of a frequency is the mean
+    of phi_k times the residual. With the infinite kernel phi_k is an eigenfunction, and of its part each step leaves
 
         left_t = (1 - learning_rate lambda_k)^t
 
-    with the eigenvalue lambda_k of `ntkit.mercer` (and of the frequencies n - k, n + k, ..., alike on the points). A
-    measured rate is 1 - q, with log q the slope of log left_t through 0, by least squares over the steps until
-    e^-1 is expected to be left. Smaller amplitudes move the network less: as amplitude tends to 0, what remains is the
-    deviation of the kernel at the start.
+    with the eigenvalue lambda_k of `ntkit.mercer` (on the circle, and of the frequencies n - k, n + k, ..., alike on
+    the points). A measured rate is 1 - q, with log q the slope of log left_t through 0, by least squares over the steps
+    until e^-1 is expected to be left. Smaller amplitudes move the network less: as amplitude tends to 0, what remains
+    is the deviation of the kernel at the start.
+
+    *The points.* On the circle they are equally spaced. On spheres they are crosses, {+-e_1, ..., +-e_d} turned by
+    random rotations (of NumPy's seed 0): a spherical 3-design, whose mean of any polynomial of degree 3 is that over
+    the sphere. Means of higher degrees err by the order of n^(-1/2). The phi_k are therefore made orthonormal on the
+    points, by Gram and Schmidt in the order of falling eigenvalues: as eigenvectors are orthogonal, what is learned
+    late then has no part in what is learned early. What n points miss of the sphere besides (the eigenvalues of a
+    degree part, and the tail of the spectrum adds to each) is the same for all networks: `expected` is what the
+    infinite kernel does on the very same points.
 
     **Arguments:**
 
     - `net`: a network of rows with one output and the NTK parameterization, whose kernel depends on the angle.
-    - `degrees`: frequencies, below n / 2. `widths`: hidden widths, such as `[n, 4 * n]`.
+    - `degrees`: frequencies: on the circle below n / 2, on spheres such that there are fewer harmonics of all degrees
+        to the largest than examples. `widths`: hidden widths, such as `[n, 4 * n]`.
     - `seeds`: how many networks of each width, at least 2, or the seeds themselves. A network depends on its seed and
         on the place of its width in `widths`.
+    - `dimension`: d, 2 for the circle. `examples`: n, on spheres a multiple of 2 d; None for 64 on the circle, and for
+        the first multiple of 2 d from 240 on.
     - `learning_rate`: None for half of one over the largest eigenvalue of degrees 0 to the largest asked for.
     - `steps`: None until e^-1 is expected to be left of the slowest frequency. Less shorten what is fitted.
     - `progress`: a bar, or a function of the widths done and all. The dtype is JAX's default.
@@ -129,31 +159,37 @@ def frequency_study(
     eigenvalue or more; `ntkit.ComputationError` where training diverges.
     """
     entries, numbers = _checked_widths(widths), checked_seeds(seeds)
-    n = check_count("examples", examples, 3)
-    wanted = _checked_degrees(degrees, n)
+    d = check_count("dimension", dimension, 2)
+    n = _checked_examples(examples, d)
+    wanted = _checked_degrees(degrees, d, n)
     check_network(net, random=False)
-    if net.shape((n, 2)) != (n, 1):
-        raise InputError(f"`net` must have one output, but of rows of 2 numbers it has shape {net.shape((n, 2))}.")
+    if net.shape((n, d)) != (n, 1):
+        raise InputError(f"`net` must have one output, but of rows of {d} numbers it has shape {net.shape((n, d))}.")
     radius, amplitude = parse_number(radius, "radius"), parse_number(amplitude, "amplitude")
-    values, rate = _spectrum(net, wanted, radius, learning_rate)
+    values, rate = _spectrum(mercer(NTK(net), d, max(wanted), radius=radius), wanted, learning_rate)
     spans = _spans(wanted, rate * values, steps)
-    x, phi = _circle(n, wanted, radius)
+    unit = _points(d, n)
+    phi = _orthonormal(_harmonics(unit, wanted), np.argsort(-values, kind="stable"))
+    infinite = _infinite(NTK(net), radius * unit, phi, rate, max(spans))
+    x, goals = (jnp.asarray(array, jnp.result_type(float)) for array in (radius * unit, phi))
     rates, left = [], []
     with Meter(progress, 0, len(entries), "frequencies", "widths") as meter:
         for at, width in enumerate(entries):
             meter(at)
             keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), at) for seed in numbers])
-            paths = _paths(with_widths(net, width), x, phi, keys, amplitude, rate, max(spans))
+            paths = _paths(with_widths(net, width), x, goals, keys, amplitude, rate, max(spans))
             left.append(np.asarray(paths, np.float64) / amplitude)
             rates.append(_rates(left[-1], spans))
         meter(len(entries))
-    return FrequencyStudy(np.array(wanted), values, rate, np.array(entries), n, np.array(rates), np.array(left))
+    expected = _rates(infinite[None], spans)[0]
+    return FrequencyStudy(
+        d, np.array(wanted), values, rate, expected, infinite, np.array(entries), n, np.array(rates), np.array(left)
+    )
 
 
-def _spectrum(net: Layer, degrees: list[int], radius: float, rate: Any) -> tuple[np.ndarray, float]:
+def _spectrum(found: Mercer, degrees: list[int], rate: Any) -> tuple[np.ndarray, float]:
     """The eigenvalues of the degrees, and the learning rate."""
-    every = mercer(NTK(net), 2, max(degrees), radius=radius).eigenvalues
-    values, largest = every[degrees], float(every.max())
+    values, largest = found.eigenvalues[degrees], float(found.eigenvalues.max())
     for degree, value in zip(degrees, values, strict=True):
         if value < _NOTHING * largest:
             raise InputError(
@@ -184,12 +220,39 @@ def _spans(degrees: list[int], predicted: np.ndarray, steps: Any) -> list[int]:
     return spans
 
 
-def _circle(n: int, degrees: list[int], radius: float) -> tuple[Array, Array]:
-    """The examples (n, 2), and phi_k at them (n, k)."""
-    angle = 2 * np.pi * np.arange(n) / n
-    phi = np.stack([np.cos(k * angle) * (math.sqrt(2) if k else 1.0) for k in degrees], axis=1)
-    kind = jnp.result_type(float)
-    return jnp.asarray(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), kind), jnp.asarray(phi, kind)
+def _points(d: int, n: int) -> Float[np.ndarray, "n d"]:
+    """The examples, of length 1."""
+    if d == 2:
+        angle = 2 * np.pi * np.arange(n) / n
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    # Uniform rotations but for the signs of the columns, of which there are both.
+    frames = np.linalg.qr(np.random.default_rng(0).standard_normal((n // (2 * d), d, d)))[0]
+    rows = frames.swapaxes(1, 2).reshape(-1, d)
+    return np.concatenate([rows, -rows])
+
+
+def _harmonics(unit: Float[np.ndarray, "n d"], degrees: list[int]) -> Float[np.ndarray, "n k"]:
+    """phi_k at unit vectors: of mean square 1 over the sphere."""
+    d = unit.shape[1]
+    return np.stack([math.sqrt(multiplicity(d, k)) * zonal(d, k, unit[:, 0]) for k in degrees], axis=1)
+
+
+def _orthonormal(phi: Float[np.ndarray, "n k"], order: np.ndarray) -> Float[np.ndarray, "n k"]:
+    """The same with means of products 1 and 0 on the points: of each what those before it in the order lack."""
+    q, r = np.linalg.qr(phi[:, order])
+    found = np.empty_like(phi)
+    found[:, order] = q * np.sign(np.diagonal(r)) * math.sqrt(len(phi))
+    return found
+
+
+def _infinite(kernel: Any, x: np.ndarray, phi: np.ndarray, rate: float, steps: int) -> Float[np.ndarray, "t k"]:
+    """What is left of each phi_k after 0, ..., steps steps with the infinite kernel on the points, in float64:
+    phi^T (1 - rate K / n)^t sum_k phi_k / n."""
+    with precision(np.dtype(np.float64)):
+        matrix = np.asarray(kernel(jnp.asarray(x)), np.float64)
+    values, vectors = np.linalg.eigh(matrix / len(x))
+    weights = (phi.T @ vectors) * (vectors.T @ phi.sum(axis=1)) / len(x)
+    return (1 - rate * values) ** np.arange(steps + 1)[:, None] @ weights.T
 
 
 @eqx.filter_jit
@@ -239,14 +302,33 @@ def _checked_widths(widths: Any) -> list[int]:
     return entries
 
 
-def _checked_degrees(degrees: Any, n: int) -> list[int]:
+def _checked_examples(examples: Any, d: int) -> int:
+    if d == 2:
+        return check_count("examples", _ON_CIRCLE if examples is None else examples, 3)
+    n = 2 * d * math.ceil(_ON_SPHERE / (2 * d)) if examples is None else check_count("examples", examples, 2 * d)
+    if n % (2 * d):
+        raise InputError(
+            f"`examples` must be a multiple of {2 * d}, twice the dimension, as the points are crosses turned; got "
+            f"{examples}. Take {2 * d * math.ceil(n / (2 * d))}."
+        )
+    return n
+
+
+def _checked_degrees(degrees: Any, d: int, n: int) -> list[int]:
     try:
         wanted = [check_count("degrees", degree, 0) for degree in degrees]
     except TypeError:
         wanted = []
-    if not wanted or len(set(wanted)) < len(wanted) or 2 * max(wanted) >= n:
+    # On the circle 1 + 2 max(degrees) <= n, which is max(degrees) < n / 2.
+    if not wanted or len(set(wanted)) < len(wanted) or _harmonics_to(d, max(wanted)) > n:
+        most = max((k for k in range(n) if _harmonics_to(d, k) <= n), default=0)
         raise InputError(
-            f"`degrees` must be a list of different frequencies, 0 or more and below {n / 2:g}, half the number of "
-            f"`examples`; got {degrees!r}."
+            f"`degrees` must be a list of different frequencies from 0 to {most}: up to there are fewer harmonics than "
+            f"examples, {n}; got {degrees!r}."
         )
     return wanted
+
+
+def _harmonics_to(d: int, degree: int) -> int:
+    """How many harmonics there are of all degrees to this."""
+    return math.comb(degree + d - 1, d - 1) + (math.comb(degree + d - 2, d - 1) if degree else 0)

@@ -7,7 +7,15 @@ out, by criteria that each file states.
 import difflib
 
 from ntkit.errors import InputError
-from ntkit.gallery import jacot2018_fig1, jacot2018_fig2, jacot2018_fig3, linearization_mnist
+from ntkit.gallery import (
+    early_stopping,
+    jacot2018_fig1,
+    jacot2018_fig2,
+    jacot2018_fig3,
+    linearization_mnist,
+    random_features,
+    spectral_bias,
+)
 from ntkit.gallery._configuration import Configuration, configurations
 from ntkit.gallery._folder import Folder
 from ntkit.gallery._passes import families
@@ -17,7 +25,15 @@ from ntkit.gallery.cifar10 import Estimate, Experiment, Row, estimate, run, shru
 
 STUDIES = {
     study.name: study
-    for study in (jacot2018_fig1.STUDY, jacot2018_fig2.STUDY, jacot2018_fig3.STUDY, linearization_mnist.STUDY)
+    for study in (
+        jacot2018_fig1.STUDY,
+        jacot2018_fig2.STUDY,
+        jacot2018_fig3.STUDY,
+        linearization_mnist.STUDY,
+        random_features.STUDY,
+        spectral_bias.STUDY,
+        early_stopping.STUDY,
+    )
 }
 EXPERIMENTS = {name: f"{study.words} ({study.source})" for name, study in STUDIES.items()}
 EXPERIMENTS["cifar10"] = "Convolutional NTKs on CIFAR-10 (Arora et al. 2019; Li et al. 2019)"

@@ -7,9 +7,11 @@ figure.savefig("gram.png")
 
 from ntkit.plots._figure import COLOURS, figure, panels
 from ntkit.plots.accuracies import accuracies
+from ntkit.plots.agreement import agreement
 from ntkit.plots.circle import along_circle, band_on_circle
 from ntkit.plots.examples import examples, predictions, probabilities
 from ntkit.plots.matrix import gram_matrix, spectrum
+from ntkit.plots.powers import powers
 from ntkit.plots.scatter import scattered
 from ntkit.plots.trainings import trainings
 from ntkit.plots.widths import width_study
@@ -17,12 +19,14 @@ from ntkit.plots.widths import width_study
 __all__ = [
     "COLOURS",
     "accuracies",
+    "agreement",
     "along_circle",
     "band_on_circle",
     "examples",
     "figure",
     "gram_matrix",
     "panels",
+    "powers",
     "predictions",
     "probabilities",
     "scattered",

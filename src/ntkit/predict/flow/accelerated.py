@@ -148,8 +148,7 @@ class AcceleratedFlow(Spectral):
           ball without friction never reaches (`InputError`).
         """
         times = parse_times(t)
-        if np.isinf(times).any() and not self.momentum.rests:
-            raise InputError("`t` must be finite for a heavy ball without friction, which swings for ever.")
+        check_rest(times, self.momentum)
         self._warn_if_singular(times)
         return self._at(x_test, times, f0_test)
 
@@ -158,6 +157,12 @@ class AcceleratedFlow(Spectral):
         rate = self._rate / len(self.x)
         gains = [1 / values if np.isinf(t) else rate * self.momentum.learned(np.sqrt(rate * values), t) for t in times]
         return (np.where(self._alive, np.stack(gains), 0.0)[:, :, None] * self._residual).astype(self.dtype)
+
+
+def check_rest(times: np.ndarray, momentum: Momentum | None) -> None:
+    """Refuses infinity where it does not come to rest."""
+    if np.isinf(times).any() and momentum is not None and not momentum.rests:
+        raise InputError("`t` must be finite for a heavy ball without friction, which swings for ever.")
 
 
 def parse_momentum(momentum: Any) -> None:

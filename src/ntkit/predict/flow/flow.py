@@ -15,8 +15,15 @@ from ntkit.errors import InputError
 from ntkit.linalg import Spectrum, spectrum
 from ntkit.predict._data import parse_number, parse_test, precision, restore
 from ntkit.predict._times import gain, parse_times, time_scales
-from ntkit.predict.flow.accelerated import AcceleratedFlow, HeavyBallFlow, NesterovFlow, parse_momentum
+from ntkit.predict.flow.accelerated import (
+    AcceleratedFlow,
+    HeavyBallFlow,
+    NesterovFlow,
+    check_rest,
+    parse_momentum,
+)
 from ntkit.predict.flow.krylov import Lanczos, LanczosFlow
+from ntkit.predict.flow.limit import Limit, find_limit
 from ntkit.predict.flow.losses import Loss, Squared
 from ntkit.predict.flow.ode import ODE, FlowStatistics, Integrator
 from ntkit.predict.flow.spectral import Components, Spectral
@@ -163,9 +170,10 @@ class LossFlow(Trajectory):
     `statistics` says how the integration went so far, and how well the energy balance holds.
     """
 
-    def __init__(self, problem: Problem, integrator: Integrator):
+    def __init__(self, problem: Problem, integrator: Integrator, matrix: Any):
         super().__init__(problem)
-        self._integrator = integrator
+        self._integrator, self._matrix = integrator, matrix
+        self._limit: Limit | None = None
 
     def __repr__(self) -> str:
         n, o = self._problem.y.shape
@@ -185,17 +193,19 @@ class LossFlow(Trajectory):
         a_t is integrated once and kept: other test examples cost a product, later times go on from the last ones.
 
         - `x_test`: (m, ...); None for the training examples.
-        - `t`: a finite time >= 0, or an array of such, whose axis then stands first.
+        - `t`: a time >= 0, infinity, or an array of such, whose axis then stands first.
         - `f0_test`: f_0 at `x_test`, where `f0` was given as an array.
 
-        **Raises:** `ComputationError` with the statistics when the integration does not reach `t`.
+        At infinity the loss is to be convex and the kernel matrix K of full rank. The flow then ends where each
+        example's loss is smallest, a_infinity = K^-1 (f_infinity - f_0); directions that the loss never sees stay as
+        they are. It is found by Newton's method, an example at a time, and costs one eigendecomposition.
+
+        **Raises:** `ComputationError` with the statistics when the integration does not reach `t`; at infinity for a
+        matrix that is singular within rounding, and for a loss that is found not to be convex, to have no minimum (as
+        those of classification have none with labels that are certain), or many.
         """
         times = parse_times(t)
-        if np.isinf(times).any():
-            raise InputError(
-                "`t` must be finite for a loss other than the squared one, which has no closed form (and losses of "
-                "classification have no limit where the classes can be told apart). Pass a large `t`."
-            )
+        check_rest(times, self._integrator.momentum)
         return self._at(x_test, times, f0_test)
 
     def best_time(self, x_val: Any, y_val: Any, *, times: Any, f0_val: Any = None) -> BestTime:
@@ -203,10 +213,16 @@ class LossFlow(Trajectory):
         return minimise(parse_grid(times), validation(self, x_val, y_val, f0_val))
 
     def _outputs(self, times):
-        return np.stack([np.asarray(state.f) for state in self._integrator.states(times)])
+        return np.stack([np.asarray(state.f) for state in self._states(times)])
 
     def _duals(self, times):
-        return np.stack([np.asarray(state.a) for state in self._integrator.states(times)])
+        return np.stack([np.asarray(state.a) for state in self._states(times)])
+
+    def _states(self, times: np.ndarray) -> list[Any]:
+        if np.isinf(times).any() and self._limit is None:
+            self._limit = find_limit(self._problem, self._matrix)
+        finite = iter(self._integrator.states(times[np.isfinite(times)]))
+        return [self._limit if np.isinf(t) else next(finite) for t in times]
 
 
 def gradient_flow(
@@ -274,7 +290,8 @@ def gradient_flow(
         if method is not None:
             return LanczosFlow(problem, method.operator(problem, matrix), rate, method)
         if not isinstance(problem.loss, Squared):
-            return LossFlow(problem, Integrator(problem, problem.matrix(matrix), rate, ode or ODE(), momentum))
+            held = problem.matrix(matrix)
+            return LossFlow(problem, Integrator(problem, held, rate, ode or ODE(), momentum), held)
         if momentum is not None:
             return AcceleratedFlow(problem, spectrum(problem.matrix(matrix)), rate, momentum)
         return SquaredFlow(problem, spectrum(problem.matrix(matrix)), rate)

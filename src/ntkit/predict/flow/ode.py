@@ -102,7 +102,7 @@ class Integrator:
 
     def __init__(self, problem: Problem, kernel: Any, rate: float, ode: ODE, momentum: Momentum | None = None):
         self._problem, self._kernel, self._rate, self._ode = problem, kernel, rate, ode
-        self._momentum = momentum
+        self.momentum = momentum
         f = jnp.asarray(problem.start)
         at_rest = f, jnp.zeros_like(f), jnp.zeros((), f.dtype)
         start = _State(*at_rest) if momentum is None else _Moving(*at_rest, jnp.zeros_like(f), jnp.zeros_like(f))
@@ -132,9 +132,7 @@ class Integrator:
             while at < end:
                 meter(int(100 * (at - begin) / (end - begin)))
                 args = state, self._kernel, jnp.asarray(self._problem.y), self._rate, at, end, min(step, end - at)
-                state, reached, accepted, rejected = _run(
-                    self._problem.loss, self._momentum, glance, *args, *tolerances
-                )
+                state, reached, accepted, rejected = _run(self._problem.loss, self.momentum, glance, *args, *tolerances)
                 accepted, rejected, taken = int(accepted), int(rejected), taken + int(accepted) + int(rejected)
                 step = (float(reached) - at) / max(accepted, 1)
                 at = end if float(reached) >= end else float(reached)
