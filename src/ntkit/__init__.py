@@ -17,7 +17,7 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
     ntkit_command.hear()
 
 from ntkit import nn
-from ntkit.diagnose import alignment, drift, feature_study, frequency_study, width_study
+from ntkit.diagnose import alignment, compare_training, drift, feature_study, frequency_study, width_study
 from ntkit.empirical import (
     ByJacobian,
     ByVectorProducts,
@@ -65,6 +65,7 @@ __all__ = [
     "NtkitError",
     "Structured",
     "alignment",
+    "compare_training",
     "descend",
     "drift",
     "effective_rank",

@@ -8,6 +8,7 @@ figure.savefig("gram.png")
 from ntkit.plots._figure import COLOURS, figure, panels
 from ntkit.plots.accuracies import accuracies
 from ntkit.plots.circle import along_circle, band_on_circle
+from ntkit.plots.distances import powers, training_rates, training_study
 from ntkit.plots.examples import examples, predictions, probabilities
 from ntkit.plots.matrix import gram_matrix, spectrum
 from ntkit.plots.scatter import scattered
@@ -23,10 +24,13 @@ __all__ = [
     "figure",
     "gram_matrix",
     "panels",
+    "powers",
     "predictions",
     "probabilities",
     "scattered",
     "spectrum",
+    "training_rates",
+    "training_study",
     "trainings",
     "width_study",
 ]
