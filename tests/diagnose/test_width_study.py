@@ -8,7 +8,7 @@ import scipy.stats
 
 import ntkit
 from ntkit import nn
-from ntkit.diagnose._draws import at_once, _by_layer, kernels_of_draws, narrowed
+from ntkit.diagnose._draws import _by_layer, at_once, kernels_of_draws, narrowed
 from ntkit.diagnose.rates import fit
 from ntkit.nn.widths import with_widths
 

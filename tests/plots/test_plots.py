@@ -1,11 +1,13 @@
 """Plots: what is drawn is what was given; nothing opens a window."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import ntkit
 from ntkit import plots
-from ntkit.diagnose import Rate, WidthStudy
+from ntkit.diagnose import Distances, Rate, TrainingStudy, WidthStudy
 
 
 @pytest.fixture
@@ -115,3 +117,50 @@ def test_a_width_study_shows_draws_fits_layers_and_bounds(ax):
     assert ax.get_xlabel() == "hidden width m"
     assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "40", "160"]
     ax.figure.canvas.draw()
+
+
+@pytest.fixture
+def training():
+    """Distances that fall as 1 / sqrt(width) to the infinite kernel; 0 to the linearization, which has no rate."""
+    widths, steps = np.array([16, 64, 256]), np.array([0, 1, 10])
+    scatter = np.array([0.5, 2.0])[None, None, :, None] * np.array([0.0, 1.0, 2.0])
+    values = widths[None, :, None, None] ** -0.5 * scatter
+    each = Distances(np.array([8]), widths, steps, values)
+    return TrainingStudy(
+        each, None, dataclasses.replace(each, values=0 * values), None, each, 0.5, None, scale=1.0, centred=False
+    )
+
+
+def test_a_training_study_shows_means_over_time(ax, training):
+    assert plots.training_study(ax, training) is ax
+    assert [line.get_label() for line in ax.lines] == ["width 16", "width 64", "width 256"]
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.5, 5.0])  # step 0 has no logarithm
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), 1.25 / 8 * np.array([1.0, 2.0]))
+    assert "infinite NTK, on the training examples" in ax.get_ylabel()
+    ax.figure.canvas.draw()
+    with pytest.raises(ntkit.InputError, match="one of 'train', 'linear_train'; got 'test'"):
+        plots.training_study(ax, training, "test")
+
+
+def test_training_rates_show_networks_means_and_fits(ax, training):
+    assert plots.training_rates(ax, training) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    slope, error, _ = training.train.rate()
+    means = lines[f"infinite NTK, training examples: $m^{{{slope:.3f} \\pm {error:.3f}}}$"]
+    assert slope == pytest.approx(-0.5)
+    np.testing.assert_allclose(means.get_ydata(), 2 / np.sqrt([16, 64, 256]))
+    assert np.isnan(lines["own linearization, training examples: no rate"].get_ydata()).all()
+    dots, line = ax.lines[:2]
+    np.testing.assert_allclose(dots.get_ydata(), training.train.values[0, :, :, -1].ravel())
+    np.testing.assert_allclose(line.get_ydata(), 2 / np.sqrt([16, 256]))
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["16", "64", "256"]
+    assert "t = 5" in ax.get_ylabel()
+    ax.figure.canvas.draw()
+
+
+def test_powers_name_what_they_are_of(ax):
+    sizes = np.array([0.5, 4.0])
+    plots.powers(ax, sizes, {"a": (np.array([[2.0, 2.0], [0.25, 0.25]]), Rate(-1.0, 0.0, 1.0))}, of="n")
+    assert ax.lines[-1].get_label() == "a: $n^{-1.000 \\pm 0.000}$"
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), 1 / sizes)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.5", "4"]

@@ -60,8 +60,8 @@ def training_rates(ax: Axes, study: TrainingStudy, *, examples: int = -1, step: 
 def powers(
     ax: Axes, sizes: Float[np.ndarray, " w"], groups: Mapping[str, tuple[Float[np.ndarray, "w s"], Rate]], of: str = "m"
 ) -> Axes:
-    """Deviations over sizes, both on logarithmic scales: of each group all draws as small dots, their geometric means as
-    marks, and the fitted power of the size as a line. `of`: what the size is called in the legend."""
+    """Deviations over sizes, both on logarithmic scales: of each group all draws as small dots, their geometric means
+    as marks, and the fitted power of the size as a line. `of`: what the size is called in the legend."""
     for k, (name, (values, rate)) in enumerate(groups.items()):
         colour, positive = COLOURS[k % len(COLOURS)], np.where(values > 0, values, np.nan)
         each = np.broadcast_to(sizes[:, None], values.shape)
