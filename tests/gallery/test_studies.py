@@ -53,10 +53,43 @@ def untrained(numbers):
         own["network"] = own["linearized"] = [own["network"][0]] * len(own["network"])
 
 
+def level(numbers):
+    """Wide networks are as far as narrow ones."""
+    numbers["full"]["test"][0][-1] = numbers["full"]["test"][0][0]
+
+
+def steep(numbers):
+    own = numbers["batches"]["train"][0]
+    own[-1] = (np.asarray(own[-1]) / 3).tolist()
+
+
+def stuck(numbers):
+    """Networks that are near to their kernel because they do not learn."""
+    for own in numbers.values():
+        residual = np.asarray(own["residual"])
+        own["residual"] = np.broadcast_to(residual[..., :1], residual.shape).tolist()
+
+
+def unscaled(numbers):
+    for own in numbers["groups"]:
+        own["linear_test"] = numbers["groups"][0]["linear_test"]
+
+
+def rooted(numbers):
+    """The distance falls as the root of the scale."""
+    for own in numbers["groups"]:
+        own["linear_train"] = (np.asarray(own["linear_train"]) * own["scale"] ** 0.5).tolist()
+
+
+def lazy_all_the_way(numbers):
+    last = numbers["groups"][-1]
+    last["test"] = (np.asarray(last["test"]) / 10).tolist()
+
+
 def broken(numbers):
     """Not a number where a width or a draw should have some."""
-    for own in numbers.get("draws", numbers.get("groups")):
-        for key in own.keys() & {"network", "outputs", "after", "across"}:
+    for own in numbers.get("draws", numbers.get("groups", list(numbers.values()))):
+        for key in own.keys() & {"network", "outputs", "after", "across", "train", "linear_test"}:
             own[key] = np.full(np.shape(own[key]), np.nan).tolist()
 
 
@@ -65,6 +98,8 @@ DOCTORS = {
     "jacot2018-fig2": (shifted, narrowed),
     "jacot2018-fig3": (bent, slow),
     "linearization-mnist": (apart, untrained),
+    "finite-vs-infinite": (level, steep, stuck),
+    "lazy-training": (unscaled, rooted, lazy_all_the_way),
 }
 
 

@@ -136,7 +136,7 @@ def test_a_training_study_shows_means_over_time(ax, training):
     assert [line.get_label() for line in ax.lines] == ["width 16", "width 64", "width 256"]
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.5, 5.0])  # step 0 has no logarithm
     np.testing.assert_allclose(ax.lines[1].get_ydata(), 1.25 / 8 * np.array([1.0, 2.0]))
-    assert "infinite NTK, on the training examples" in ax.get_ylabel()
+    assert ax.get_ylabel() == "distance to the infinite NTK\non training examples (units of y)"
     ax.figure.canvas.draw()
     with pytest.raises(ntkit.InputError, match="one of 'train', 'linear_train'; got 'test'"):
         plots.training_study(ax, training, "test")

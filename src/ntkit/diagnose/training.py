@@ -160,8 +160,9 @@ def compare_training(
 
         sqrt(mean of (f_k - g_k)^2)        over outputs, and over the training or the test examples.
 
-    It falls as width^(-1/2), the rate of the kernel at the start; that to the network's own linearization, whose kernel
-    is the right one at the start, as 1/width. For batches, too: both see the same ones.
+    It falls as width^(-1/2), the rate of the kernel at the start. That to the network's own linearization, whose kernel
+    is the right one at the start, falls as 1/width where activations are smooth, and more nearly as width^(-3/4) where
+    units cross kinks. So do those of batches: both see the same ones.
 
     **Arguments:**
 
@@ -273,7 +274,7 @@ def _increasing(name: str, values: Any, least: int, count: int) -> list[int]:
 
 
 def _checked_steps(steps: Any) -> list[int]:
-    counts = np.atleast_1d(parse_steps(steps if np.ndim(steps) or isinstance(steps, (int, float)) else list(steps)))
+    counts = np.atleast_1d(parse_steps(list(steps) if isinstance(steps, Iterator) else steps))
     if not np.isfinite(counts).all() or (np.diff(counts) <= 0).any() or counts[-1] < 1:
         raise InputError(
             "`steps` must be finite, each larger than the one before, the last one 1 or more: networks take them one "

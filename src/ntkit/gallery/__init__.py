@@ -7,7 +7,14 @@ out, by criteria that each file states.
 import difflib
 
 from ntkit.errors import InputError
-from ntkit.gallery import jacot2018_fig1, jacot2018_fig2, jacot2018_fig3, linearization_mnist
+from ntkit.gallery import (
+    finite_vs_infinite,
+    jacot2018_fig1,
+    jacot2018_fig2,
+    jacot2018_fig3,
+    lazy_training,
+    linearization_mnist,
+)
 from ntkit.gallery._folder import Folder
 from ntkit.gallery._report import COLUMNS, NOTE, cells, markdown, plain, write
 from ntkit.gallery._study import REPRODUCED, Criterion, Outcome, Study, Table, judge, reproduce, verdict
@@ -15,7 +22,14 @@ from ntkit.gallery.cifar10 import Configuration, Estimate, Experiment, Row, conf
 
 STUDIES = {
     study.name: study
-    for study in (jacot2018_fig1.STUDY, jacot2018_fig2.STUDY, jacot2018_fig3.STUDY, linearization_mnist.STUDY)
+    for study in (
+        jacot2018_fig1.STUDY,
+        jacot2018_fig2.STUDY,
+        jacot2018_fig3.STUDY,
+        linearization_mnist.STUDY,
+        finite_vs_infinite.STUDY,
+        lazy_training.STUDY,
+    )
 }
 EXPERIMENTS = {name: f"{study.words} ({study.source})" for name, study in STUDIES.items()}
 EXPERIMENTS["cifar10"] = "Convolutional NTKs on CIFAR-10 (Arora et al. 2019; Li et al. 2019)"

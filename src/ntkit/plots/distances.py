@@ -1,6 +1,7 @@
 """Trained networks coming to their kernel: over the time of training, and over the width."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -31,13 +32,13 @@ def training_study(ax: Axes, study: TrainingStudy, which: str = "train", *, exam
     times = study.times[seen]
     for k, width in enumerate(found.widths):
         mean, error = found.mean[examples, k, seen], found.standard_error[examples, k, seen]
-        style = {"color": COLOURS[k % len(COLOURS)], "marker": _MARKS[k % len(_MARKS)]}
+        style: Any = {"color": COLOURS[k % len(COLOURS)], "marker": _MARKS[k % len(_MARKS)]}
         ax.plot(times, mean, markersize=4, linewidth=1.4, label=f"width {width}", **style)
         ax.fill_between(times, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
     words = _NAMES[which].split(", ")
     ax.set(
         xscale="log", yscale="log", xlabel="time t (steps times learning rate)",
-        ylabel=f"distance to the training of the\n{words[0]}, on the {words[1]} (units of y)",
+        ylabel=f"distance to the {words[0]}\non {words[1]} (units of y)",
     )  # fmt: skip
     framed(ax, 3)
     return ax
@@ -74,7 +75,7 @@ def powers(
         )  # fmt: skip
     ax.set(xscale="log", yscale="log")
     mark_sizes(ax, sizes)
-    framed(ax, 1)
+    framed(ax, 1, of_many=1)
     return ax
 
 
