@@ -183,7 +183,7 @@ STUDY = Study(
     source="Chizat, Oyallon and Bach 2019, theorem 2.2",
     full=Settings(),
     quick=Settings(scales=(1.0, 4.0, 16.0), widths=(128, 512), seeds=30, examples=16, test=16, steps=(1, 4, 16, 64)),
-    cost="1 minute on 2 cores",
+    cost="3 minutes of processor time, 1 GB",
     measure=measure, find=find, criteria=criteria, table=table, draw=draw,
     steps=lambda settings: settings.seeds * len(settings.widths) * len(settings.scales),
     panels=3,
