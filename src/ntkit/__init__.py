@@ -18,7 +18,7 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
 
 from ntkit import nn
 from ntkit._together import Together
-from ntkit.diagnose import alignment, drift, feature_study, frequency_study, width_study
+from ntkit.diagnose import alignment, compare_training, drift, feature_study, frequency_study, width_study
 from ntkit.empirical import (
     ByJacobian,
     ByVectorProducts,
@@ -67,6 +67,7 @@ __all__ = [
     "Structured",
     "Together",
     "alignment",
+    "compare_training",
     "descend",
     "drift",
     "effective_rank",

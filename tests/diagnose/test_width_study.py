@@ -8,7 +8,7 @@ import scipy.stats
 
 import ntkit
 from ntkit import nn
-from ntkit.diagnose._draws import _at_once, _by_layer, kernels_of_draws, narrowed
+from ntkit.diagnose._draws import _by_layer, at_once, kernels_of_draws, narrowed
 from ntkit.diagnose.rates import fit
 from ntkit.nn.widths import with_widths
 
@@ -25,8 +25,8 @@ def one_hidden(init="normal"):
 def study():
     """Those of the last width in two pieces, the last one the smaller."""
     wide = with_widths(one_hidden(), WIDTHS[-1])
-    budget = next(b for b in range(10**5, 10**8, 10**5) if _at_once(wide, jnp.asarray(X), SEEDS, b) >= 80)
-    assert _at_once(wide, jnp.asarray(X), SEEDS, budget) < 150
+    budget = next(b for b in range(10**5, 10**8, 10**5) if at_once(wide, jnp.asarray(X), SEEDS, b) >= 80)
+    assert at_once(wide, jnp.asarray(X), SEEDS, budget) < 150
     return ntkit.width_study(one_hidden("uniform"), X, WIDTHS, SEEDS, memory=budget)
 
 

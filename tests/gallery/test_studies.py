@@ -91,11 +91,49 @@ def hasty(numbers):
     wide["rates"] = (1.5 * np.asarray(wide["rates"])).tolist()
 
 
+def level(numbers):
+    """Wide networks are as far as narrow ones."""
+    numbers["full"]["test"][0][-1] = numbers["full"]["test"][0][0]
+
+
+def steep(numbers):
+    own = numbers["batches"]["train"][0]
+    own[-1] = (np.asarray(own[-1]) / 3).tolist()
+
+
+def stuck(numbers):
+    """Networks that are near to their kernel because they do not learn."""
+    for own in numbers.values():
+        residual = np.asarray(own["residual"])
+        own["residual"] = np.broadcast_to(residual[..., :1], residual.shape).tolist()
+
+
+def unscaled(numbers):
+    for own in numbers["groups"]:
+        own["linear_test"] = numbers["groups"][0]["linear_test"]
+
+
+def rooted(numbers):
+    """The distance falls as the root of the scale."""
+    for own in numbers["groups"]:
+        own["linear_train"] = (np.asarray(own["linear_train"]) * own["scale"] ** 0.5).tolist()
+
+
+def lazy_all_the_way(numbers):
+    last = numbers["groups"][-1]
+    last["test"] = (np.asarray(last["test"]) / 10).tolist()
+
+
+NUMBERS = {"network", "outputs", "after", "across", "flows", "ridge", "rates", "train", "linear_test"}
+
+
 def broken(numbers):
     """Not a number where a width or a draw should have some."""
     for key, own in numbers.items():
-        if key in {"network", "outputs", "after", "across", "flows", "ridge", "rates"}:
+        if key in NUMBERS:
             numbers[key] = np.full(np.shape(own), np.nan).tolist()
+        elif isinstance(own, dict):
+            broken(own)
         elif isinstance(own, list) and own and isinstance(own[0], dict):
             for inner in own:
                 broken(inner)
@@ -109,6 +147,8 @@ DOCTORS = {
     "random-features": (standing, scattered, turned),
     "early-stopping": (late, risky),
     "spectral-bias": (alike, hasty),
+    "finite-vs-infinite": (level, steep, stuck),
+    "lazy-training": (unscaled, rooted, lazy_all_the_way),
 }
 
 

@@ -1,11 +1,13 @@
 """Plots: what is drawn is what was given; nothing opens a window."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import ntkit
 from ntkit import plots
-from ntkit.diagnose import Rate, WidthStudy
+from ntkit.diagnose import Distances, Rate, TrainingStudy, WidthStudy
 
 
 @pytest.fixture
@@ -117,19 +119,6 @@ def test_a_width_study_shows_draws_fits_layers_and_bounds(ax):
     ax.figure.canvas.draw()
 
 
-def test_powers_show_draws_their_rms_and_the_fit(ax):
-    sizes, values = np.array([10, 1000]), np.array([[0.3, 0.4], [0.03, 0.04]])
-    rate = Rate(-0.5, 0.01, 2.0)
-    assert plots.powers(ax, sizes, {"kernel": values}, {"kernel": rate}, expected={"exact": values[:, 0]}) is ax
-    lines = {line.get_label(): line for line in ax.lines}
-    np.testing.assert_allclose(lines["kernel, rms of the draws"].get_ydata(), [0.125**0.5, 0.00125**0.5])
-    np.testing.assert_allclose(lines["kernel, fit: power -0.500 ± 0.010"].get_ydata(), [2 / 10**0.5, 2 / 1000**0.5])
-    np.testing.assert_array_equal(lines["exact"].get_ydata(), [0.3, 0.03])
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), values.ravel())
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    ax.figure.canvas.draw()
-
-
 def test_agreement_shows_two_standard_errors_about_the_diagonal(ax):
     predicted, measured, error = np.array([0.01, 0.5]), np.array([0.02, 0.4]), np.array([0.03, 0.1])
     assert plots.agreement(ax, {"some": (predicted, measured, error)}) is ax
@@ -139,3 +128,58 @@ def test_agreement_shows_two_standard_errors_about_the_diagonal(ax):
     (diagonal,) = (line for line in ax.lines if line.get_label() == "measured = predicted")
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
     ax.figure.canvas.draw()
+
+
+@pytest.fixture
+def training():
+    """Distances that fall as 1 / sqrt(width) to the infinite kernel; 0 to the linearization, which has no rate."""
+    widths, steps = np.array([16, 64, 256]), np.array([0, 1, 10])
+    scatter = np.array([0.5, 2.0])[None, None, :, None] * np.array([0.0, 1.0, 2.0])
+    values = widths[None, :, None, None] ** -0.5 * scatter
+    each = Distances(np.array([8]), widths, steps, values)
+    return TrainingStudy(
+        each, None, dataclasses.replace(each, values=0 * values), None, each, 0.5, None, scale=1.0, centred=False
+    )
+
+
+def test_a_training_study_shows_means_over_time(ax, training):
+    assert plots.training_study(ax, training) is ax
+    assert [line.get_label() for line in ax.lines] == ["width 16", "width 64", "width 256"]
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), [0.5, 5.0])  # step 0 has no logarithm
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), 1.25 / 8 * np.array([1.0, 2.0]))
+    assert ax.get_ylabel() == "distance to the infinite NTK\non training examples (units of y)"
+    ax.figure.canvas.draw()
+    with pytest.raises(ntkit.InputError, match="one of 'train', 'linear_train'; got 'test'"):
+        plots.training_study(ax, training, "test")
+
+
+def test_training_rates_show_networks_means_and_fits(ax, training):
+    assert plots.training_rates(ax, training) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    slope, error, _ = training.train.rate()
+    means = lines[f"infinite NTK, training examples: $m^{{{slope:.3f} \\pm {error:.3f}}}$"]
+    assert slope == pytest.approx(-0.5)
+    np.testing.assert_allclose(means.get_ydata(), 2 / np.sqrt([16, 64, 256]))
+    assert np.isnan(lines["own linearization, training examples: no rate"].get_ydata()).all()
+    dots, line = ax.lines[:2]
+    np.testing.assert_allclose(dots.get_ydata(), training.train.values[0, :, :, -1].ravel())
+    np.testing.assert_allclose(line.get_ydata(), 2 / np.sqrt([16, 256]))
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["16", "64", "256"]
+    assert "t = 5" in ax.get_ylabel()
+    ax.figure.canvas.draw()
+
+
+def test_powers_show_draws_their_means_and_the_fit(ax):
+    sizes, values = np.array([10, 1000]), np.array([[0.3, 0.4], [0.03, 0.04]])
+    groups = {"kernel": (values, Rate(-0.5, 0.01, 2.0))}
+    assert plots.powers(ax, sizes, groups, of="P", squared=True, expected={"exact": values[:, 0]}) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["kernel: $P^{-0.500 \\pm 0.010}$"].get_ydata(), [0.125**0.5, 0.00125**0.5])
+    np.testing.assert_array_equal(lines["exact"].get_ydata(), [0.3, 0.03])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), values.ravel())
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [2 / 10**0.5, 2 / 1000**0.5])
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "1000"]
+    ax.figure.canvas.draw()
+    plots.powers(ax, sizes, groups)
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0.12**0.5, 0.0012**0.5])

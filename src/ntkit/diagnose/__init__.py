@@ -8,6 +8,9 @@ from ntkit.diagnose.features import feature_study as feature_study
 from ntkit.diagnose.frequencies import FrequencyStudy as FrequencyStudy
 from ntkit.diagnose.frequencies import frequency_study as frequency_study
 from ntkit.diagnose.rates import Rate as Rate
+from ntkit.diagnose.training import Distances as Distances
+from ntkit.diagnose.training import TrainingStudy as TrainingStudy
+from ntkit.diagnose.training import compare_training as compare_training
 from ntkit.diagnose.widths import Distribution as Distribution
 from ntkit.diagnose.widths import WidthStudy as WidthStudy
 from ntkit.diagnose.widths import width_study as width_study

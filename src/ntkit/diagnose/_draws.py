@@ -70,7 +70,7 @@ def kernels_of_draws(
     """The kernels of networks drawn with these keys and hidden widths, by trainable layer, some networks at a time."""
     most = drawn.max(axis=0)
     net, fixed = with_widths(net, most.tolist()), bool((drawn == most).all())
-    count = -(-len(keys) // _at_once(net, x, len(keys), memory))
+    count = -(-len(keys) // at_once(net, x, len(keys), memory))
     size = -(-len(keys) // count)
     for start in range(0, len(keys), size):
         # All runs are equally long, or the last one would be compiled for itself.
@@ -104,7 +104,7 @@ def trainable(net: Layer) -> list[str]:
     return [name for name, layer in weighted_layers(net) if layer.trainable]
 
 
-def _at_once(net: Layer, x: Any, draws: int, memory: int | None) -> int:
+def at_once(net: Layer, x: Any, draws: int, memory: int | None) -> int:
     """Networks at a time, by what their parameters and signals take."""
     if x.ndim > 2:
         return 1

@@ -9,9 +9,11 @@ import difflib
 from ntkit.errors import InputError
 from ntkit.gallery import (
     early_stopping,
+    finite_vs_infinite,
     jacot2018_fig1,
     jacot2018_fig2,
     jacot2018_fig3,
+    lazy_training,
     linearization_mnist,
     random_features,
     spectral_bias,
@@ -33,6 +35,8 @@ STUDIES = {
         random_features.STUDY,
         spectral_bias.STUDY,
         early_stopping.STUDY,
+        finite_vs_infinite.STUDY,
+        lazy_training.STUDY,
     )
 }
 EXPERIMENTS = {name: f"{study.words} ({study.source})" for name, study in STUDIES.items()}

@@ -195,11 +195,11 @@ def draw(axes: Sequence[Any], numbers: Numbers, findings: Numbers) -> None:
     plots.along_circle(axes[0], angles, some, limit=fixed, name="fixed kernel")
     axes[0].set(ylabel="f(cos γ, sin γ)", title=f"Random features trained for t = {numbers['time']:.3g}, 10 draws")
     apart = np.linalg.norm(flows - fixed, axis=2) / np.linalg.norm(fixed)
-    groups = {"kernel": np.asarray(numbers["kernels"]), "flow": apart}
-    rates = {name: Rate(**findings[f"{name}_rate"]) for name in groups}
+    each = {"kernel": np.asarray(numbers["kernels"]), "flow": apart}
+    groups = {name: (values, Rate(**findings[f"{name}_rate"])) for name, values in each.items()}
     exact = {"kernel, exact expectation": np.asarray(numbers["expected"])}
-    plots.powers(axes[1], P, groups, rates, expected=exact)
-    axes[1].set(xlabel="number of features P", title="Deviation from the fixed kernel")
+    plots.powers(axes[1], P, groups, of="P", squared=True, expected=exact)
+    axes[1].set(xlabel="number of features P", ylabel="relative deviation", title="Deviation from the fixed kernel")
 
 
 STUDY = Study(

@@ -9,6 +9,7 @@ from ntkit.plots._figure import COLOURS, figure, panels
 from ntkit.plots.accuracies import accuracies
 from ntkit.plots.agreement import agreement
 from ntkit.plots.circle import along_circle, band_on_circle
+from ntkit.plots.distances import training_rates, training_study
 from ntkit.plots.examples import examples, predictions, probabilities
 from ntkit.plots.matrix import gram_matrix, spectrum
 from ntkit.plots.powers import powers
@@ -31,6 +32,8 @@ __all__ = [
     "probabilities",
     "scattered",
     "spectrum",
+    "training_rates",
+    "training_study",
     "trainings",
     "width_study",
 ]

@@ -40,11 +40,12 @@ def panels(count: int, width: float = 6.0, height: float = 4.5) -> tuple[Figure,
         return fig, [fig.add_subplot(1, count, k + 1) for k in range(count)]
 
 
-def framed(ax: Axes, columns: int) -> None:
-    """A faint grid, and the legend below: of a figure of one pair of axes within it, in several columns."""
+def framed(ax: Axes, columns: int, of_many: int = 2) -> None:
+    """A faint grid, and the legend below: of a figure of one pair of axes within it, in several columns; of many pairs
+    in `of_many`."""
     ax.grid(color=FAINT, alpha=0.25, linewidth=0.6)
     whole: Any = ax.figure
     if len(whole.axes) == 1:
         whole.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     else:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=of_many, frameon=False)

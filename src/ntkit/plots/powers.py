@@ -3,40 +3,47 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from matplotlib.axes import Axes
 
 from ntkit.diagnose import Rate
 from ntkit.plots._figure import COLOURS, framed
+from ntkit.plots.widths import mark_sizes, power
 
-_MARKS, _STYLES = "osD^v", ("-", "--", "-.", ":")
+_MARKS, _STYLES = "osD^vP", ("-", "--", "-.", ":")
 
 
 def powers(
     ax: Axes,
-    sizes: Int[np.ndarray, " w"],
-    deviations: Mapping[str, Float[np.ndarray, "w s"]],
-    rates: Mapping[str, Rate],
+    sizes: Real[np.ndarray, " w"],
+    groups: Mapping[str, tuple[Float[np.ndarray, "w s"], Rate]],
     *,
+    of: str = "m",
+    squared: bool = False,
     expected: Mapping[str, Float[np.ndarray, " w"]] | None = None,
 ) -> Axes:
-    """Groups of deviations over the size, both on logarithmic scales: a dot for each draw, a mark for their root mean
-    square, and the fitted power of the group's name in `rates` as a line. `expected`: curves in black."""
+    """Deviations over sizes, both on logarithmic scales: of each group a dot for every draw, a mark for their mean, and
+    the fitted power of the size as a line.
+
+    - `of`: what the size is called in the legend. `squared`: root mean squares in place of geometric means.
+      `expected`: curves in black.
+    """
     ends = np.array([sizes.min(), sizes.max()], float)
-    for k, (name, values) in enumerate(deviations.items()):
-        colour, rate = COLOURS[k % len(COLOURS)], rates[name]
+    for k, (name, (values, rate)) in enumerate(groups.items()):
+        colour, positive = COLOURS[k % len(COLOURS)], np.where(values > 0, values, np.nan)
+        middle = np.sqrt(np.mean(values**2, axis=1)) if squared else np.exp(np.log(positive).mean(axis=1))
         each = np.broadcast_to(sizes[:, None], values.shape)
-        ax.plot(each.ravel(), values.ravel(), "o", color=colour, markersize=2.5, alpha=0.3, linewidth=0)
+        ax.plot(each.ravel(), positive.ravel(), "o", color=colour, markersize=2.5, alpha=0.3, linewidth=0)
         ax.plot(
-            sizes, np.sqrt(np.mean(values**2, axis=1)), _MARKS[k % len(_MARKS)], color=colour, markersize=7,
-            markerfacecolor="white", markeredgewidth=1.5, label=f"{name}, rms of the draws", zorder=4,
-        )  # fmt: skip
+            ends, rate.constant * ends**rate.slope, _STYLES[k % len(_STYLES)], color=colour, linewidth=1.5, zorder=3
+        )
         ax.plot(
-            ends, rate.constant * ends**rate.slope, _STYLES[k % len(_STYLES)], color=colour, linewidth=1.5,
-            label=f"{name}, fit: power {rate.slope:.3f} ± {rate.standard_error:.3f}", zorder=3,
+            sizes, middle, _MARKS[k % len(_MARKS)], color=colour, markersize=6, linewidth=0, markerfacecolor="white",
+            markeredgewidth=1.5, label=f"{name}: {power(rate, of)}", zorder=4,
         )  # fmt: skip
     for name, values in (expected or {}).items():
         ax.plot(sizes, values, linestyle=(0, (1, 1)), color="black", linewidth=1.8, label=name, zorder=5)
-    ax.set(xscale="log", yscale="log", ylabel="relative deviation")
-    framed(ax, 2)
+    ax.set(xscale="log", yscale="log")
+    mark_sizes(ax, sizes)
+    framed(ax, 1, of_many=1)
     return ax

@@ -36,7 +36,7 @@ def width_study(ax: Axes, study: WidthStudy, *, bounds: bool = True, delta: floa
     shown = list(range(count)) if count <= 6 else [*range(5), count - 1]
     for place, layer in enumerate(shown if count > 1 else []):
         means = _means(study.deviations_by_layer[:, layer])
-        label = f"layer {study.layers[layer]}: {_power(study.rate_by_layer[layer])}"
+        label = f"layer {study.layers[layer]}: {power(study.rate_by_layer[layer])}"
         ax.plot(
             m[order], means[order], _MARKS[place] + "-", color=COLOURS[1 + place], markersize=4, linewidth=0.9,
             markerfacecolor="white", label=label, zorder=2,
@@ -47,14 +47,14 @@ def width_study(ax: Axes, study: WidthStudy, *, bounds: bool = True, delta: floa
         label="one draw",
     )  # fmt: skip
     line = study.rate.constant * ends**study.rate.slope
-    ax.plot(ends, line, color=COLOURS[0], linewidth=1.8, label=f"whole kernel: {_power(study.rate)}", zorder=3)
+    ax.plot(ends, line, color=COLOURS[0], linewidth=1.8, label=f"whole kernel: {power(study.rate)}", zorder=3)
     ax.plot(
         m, _means(study.deviations), "o", color=COLOURS[0], markersize=6, linewidth=0, zorder=4,
         label="geometric mean of the draws",
     )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel=_abscissa(study))
     ax.set_ylabel(r"$\|K - K_\infty\|_F \;/\; \|K_\infty\|_F$", color=INK)
-    _mark_widths(ax, m)
+    mark_sizes(ax, m)
     ax.grid(color=FAINT, alpha=0.25, linewidth=0.6)
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -67,8 +67,8 @@ def _means(deviations: np.ndarray) -> np.ndarray:
     return np.exp(np.log(positive).mean(axis=1))
 
 
-def _power(rate: Rate) -> str:
-    return rf"$m^{{{rate.slope:.3f} \pm {rate.standard_error:.3f}}}$" if np.isfinite(rate.slope) else "no rate"
+def power(rate: Rate, of: str = "m") -> str:
+    return rf"${of}^{{{rate.slope:.3f} \pm {rate.standard_error:.3f}}}$" if np.isfinite(rate.slope) else "no rate"
 
 
 def _abscissa(study: WidthStudy) -> str:
@@ -76,12 +76,12 @@ def _abscissa(study: WidthStudy) -> str:
     return "harmonic mean of the random hidden widths m" if random else "hidden width m"
 
 
-def _mark_widths(ax: Axes, m: np.ndarray) -> None:
-    """The widths themselves as ticks, as far as their numbers do not touch."""
+def mark_sizes(ax: Axes, m: np.ndarray) -> None:
+    """The sizes themselves as ticks, as far as their numbers do not touch."""
     ticks: list[float] = []
     for width in np.sort(m):
         if not ticks or width / ticks[-1] > (m.max() / m.min()) ** 0.09:
             ticks.append(float(width))
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticklabels([f"{tick:.0f}" for tick in ticks])
+    ax.set_xticklabels([f"{tick:.0f}" if tick >= 10 else f"{tick:.3g}" for tick in ticks])
