@@ -25,8 +25,8 @@ demo: .venv/.stamp-core ## kernels, model choice and predictions on handwritten 
 test: .venv/.stamp-test ## run the tests
 	@$(RUN) -m pytest -n $(WORKERS) -m "not exhaustive" $(ARGS)
 
-test-all: .venv/.stamp-test ## run the tests, and the cases that show once more what others show (tests/exhaustive.txt)
-	@$(RUN) -m pytest -n $(WORKERS) $(ARGS)
+test-all: .venv/.stamp-test ## run the tests, and the cases that show once more what others show (tests/exhaustive.txt), compiled as for users
+	@NTKIT_TEST_OPTIMIZED=1 $(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 test-quick: .venv/.stamp-test ## run the tests that take less than ten seconds each
 	@$(RUN) -m pytest -n $(WORKERS) -m "not slow and not exhaustive" $(ARGS)

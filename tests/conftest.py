@@ -4,6 +4,7 @@ ntkit must not be imported here at module level: jaxtyping's hook, which checks 
 """
 
 import gc
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,12 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NPROC", "1")
+
+# Most of a test's time is compilation, and a quarter of that LLVM's optimisation of programs that run once. As users
+# have them they are compiled by `make test-all`.
+if "NTKIT_TEST_OPTIMIZED" not in os.environ:
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
 
 import jax
 import jaxtyping
@@ -28,6 +35,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Where in the source an operation stands is told to the compiler at a twentieth of all time, and not read there.
 jax.config.update("jax_traceback_in_locations_limit", 0)
+
+
+# A process may map some 65 000 pieces of memory, and every compiled program is seven: beyond that the compiler crashes.
+MAPS, OFTEN = 30_000, 20
+_tests = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    maps = Path("/proc/self/maps")
+    if next(_tests) % OFTEN == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items):
