@@ -36,6 +36,7 @@ class Row:
     target: float
     at_most: bool = False  # the target bounds ours / peer from above, rather than peer / ours from below
     rounds: int = 9
+    memory: float | None = None  # what a run holds is measured; the target as a ratio peer / ours, 0 for none
 
 
 ROWS = [
@@ -52,10 +53,11 @@ ROWS = [
 class Worker:
     """A system in its own process, which prepares a job and runs it on demand."""
 
-    def __init__(self, python: Path | str, script: str):
+    def __init__(self, python: Path | str, script: str, **environment: str):
         self.process = subprocess.Popen(
-            [str(python), str(WORKERS / script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=WORKERS
-        )
+            [str(python), str(WORKERS / script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=WORKERS,
+            env=os.environ | environment,
+        )  # fmt: skip
         self.versions = self._read()["ready"]
 
     def prepare(self, job: str) -> dict:
@@ -96,6 +98,15 @@ def peer_python() -> Path:
     return python
 
 
+def memory(python: Path | str, script: str, job: str) -> float:
+    """MiB that a run holds, in a process whose large arrays go back to the system as soon as they are freed."""
+    worker = Worker(python, script, MALLOC_MMAP_THRESHOLD_="65536")
+    worker.prepare(job)
+    found = worker._ask({"memory": True})["mib"]
+    worker.close()
+    return found
+
+
 def measure(rows: list[Row], peer: Path, script: str = "ntkit_worker.py") -> tuple[list[dict], dict]:
     ours, theirs = Worker(sys.executable, script), Worker(peer, "neural_tangents_worker.py")
     local = Worker(sys.executable, script)  # peers that live in our environment
@@ -109,11 +120,16 @@ def measure(rows: list[Row], peer: Path, script: str = "ntkit_worker.py") -> tup
             for _ in range(row.rounds):
                 times.append((ours.run(), other.run()))
                 progress.advance(task)
+            held = {}
+            if row.memory is not None:
+                there = (peer, "neural_tangents_worker.py") if other is theirs else (sys.executable, script)
+                held = {"mib": memory(sys.executable, script, row.ours), "peer_mib": memory(*there, row.theirs)}
             mine, peers = (statistics.median(column) for column in zip(*times, strict=True))
             results.append(
                 dataclasses.asdict(row)
                 | {"seconds": mine, "peer_seconds": peers, "all": times, "ours_check": first["check"]}
                 | {"first": first["first"], "peer_first": first_peer["first"], "peer_check": first_peer["check"]}
+                | held
             )
     versions = {"ntkit side": ours.versions, "neural-tangents side": theirs.versions}
     for worker in (ours, theirs, local):
@@ -138,15 +154,26 @@ def page(title: str, command: str, sizes: str, note: str, results: list[dict], v
         "| work | ntkit | peer | time of the peer | ratio | target | first, ours and peer's | error |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    if any("mib" in row for row in results):
+        lines[-2:] = [lines[-2] + " memory, ours and peer's |", lines[-1] + "---|"]
     for row in results:
         ratio, target = verdict(row)
         times = (1e3 * row[key] for key in ("seconds", "peer_seconds"))
         ours, theirs = (f"{time:.0f} ms" if time >= 100 else f"{time:.3g} ms" for time in times)
         lines.append(
             f"| {row['title']} | {ours} | {row['peer']} | {theirs} | {ratio} | {target} "
-            f"| {row['first']:.1f}, {row['peer_first']:.1f} s | {row['ours_check']['error']:.0e} |"
+            f"| {row['first']:.1f}, {row['peer_first']:.1f} s | {row['ours_check']['error']:.0e} |{held(row)}"
         )
     return "\n".join([*lines, ""])
+
+
+def held(row: dict) -> str:
+    """The cell of the memory, where it was measured."""
+    if "mib" not in row:
+        return ""
+    ratio = row["peer_mib"] / max(1.0, row["mib"])
+    goal = f", 1/{row['memory']:g} {'met' if ratio >= row['memory'] else 'missed'}" if row["memory"] else ""
+    return f" {row['mib']:.0f}, {row['peer_mib']:.0f} MiB (1/{ratio:.1f}{goal}) |"
 
 
 def compare(name: str, script: str, rows: list[Row], about: tuple[str, str, str, str]) -> None:

@@ -161,8 +161,8 @@ def compare_training(
         sqrt(mean of (f_k - g_k)^2)        over outputs, and over the training or the test examples.
 
     It falls as width^(-1/2), the rate of the kernel at the start. That to the network's own linearization, whose kernel
-    is the right one at the start, falls as 1/width where activations are smooth, and more nearly as width^(-3/4) where
-    units cross kinks. So do those of batches: both see the same ones.
+    is the right one at the start, falls as 1/width where activations are smooth, and more slowly where units cross
+    kinks. So do those of batches: both see the same ones.
 
     **Arguments:**
 

@@ -10,6 +10,7 @@ finding and computing, so that they cannot disagree.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +89,8 @@ class Uses(NamedTuple):
         return sorted(self.by_leaf)
 
 
-def find_uses(jaxpr: Any, leaves: int, wanted: Sequence[int]) -> Uses:
+@lru_cache(maxsize=64)
+def find_uses(jaxpr: Any, leaves: int, wanted: tuple[int, ...]) -> Uses:
     """Of a closed jaxpr whose first inputs are the parameters; `wanted` are those to look for."""
     walk = _Walk(set(wanted), None)
 

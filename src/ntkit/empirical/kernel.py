@@ -16,6 +16,7 @@ from ntkit.empirical._rules import Outputs, finished
 from ntkit.empirical.linear import completed
 from ntkit.empirical.methods import ByVectorProducts, Method, Network, length, network
 from ntkit.empirical.operator import NTKOperator
+from ntkit.empirical.passes import examples_at_once, in_passes, latest, remembered, traced_once
 from ntkit.empirical.plan import Plan, automatic, plan_of, rows_within
 from ntkit.errors import InputError
 from ntkit.kernels import Kernel
@@ -109,7 +110,11 @@ class EmpiricalNTK(Kernel):
         kernel, first, second = self._checked(x1, x2, values=False)
         if not checks.are_known(kernel.params, first, second):
             return _kernel(kernel, first, second)
-        value, probes = _kernel_and_probes(kernel, first, second)
+        with traced_once():
+            if (rows := kernel._at_once(first, second)) is not None:
+                value, probes = in_passes(kernel, first, second, rows)
+            else:
+                value, probes = _kernel_and_probes(kernel, first, second)
         for name, x, probe in zip(("x1", "x2"), (first, second), probes):
             checks.check_outputs(probe, self.fn, kernel.params, name, x)
         checks.check_values(value)
@@ -158,9 +163,29 @@ class EmpiricalNTK(Kernel):
         wide = [lax.convert_element_type(a, jnp.float64) if i in known else a for i, a in enumerate(leaves)]
         return eqx.tree_at(lambda kernel: kernel.params, self, jax.tree.unflatten(treedef, wide))
 
+    def _at_once(self, x1: Any, x2: Any) -> int | None:
+        """Examples that pass through the network at a time; None where all of them do."""
+        n1, n2 = length(x1), length(x1 if x2 is None else x2)
+
+        def count() -> int:
+            net, method = self.network_and_method(x1, n1, n2, x2 is None)
+            word = max(jax.tree.leaves(self.params)[leaf].dtype.itemsize for leaf in net.wanted)
+            return examples_at_once(net, method, n1, n2, self.outputs, x2 is None, word)
+
+        shapes = [(jnp.shape(a), str(getattr(a, "dtype", type(a)))) for a in jax.tree.leaves((self.params, x1, x2))]
+        key = self.fn, tuple(shapes), x2 is None, self.outputs, self.method, self.only
+        rows = remembered(key, count)
+        return rows if rows < max(n1, n2) else None
+
+    def network_and_method(self, x: Any, n1: int, n2: int, same: bool) -> tuple[Network, Any]:
+        """The program of an example like those of x, and how n1 x n2 pairs of such are treated."""
+        net = self._network(x)
+        return net, self._method(net, n1, n2, same)
+
     def _network(self, x: Any) -> Network:
         example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
-        return network(self.fn, self.params, example, checks.chosen(self.params, self.only))
+        wanted = checks.chosen(self.params, self.only)
+        return latest(self.fn, lambda: network(self.fn, self.params, example, wanted))
 
     def _method(self, net: Network, n1: int, n2: int, same: bool) -> Method:
         return automatic(net, n1, n2, self.outputs, same) if self.method == "auto" else self.method

@@ -69,11 +69,17 @@ class _ByFactors(abc.ABC):
 
     def by_leaf(self, net: Network, leaves: list[Any], x1: Any, x2: Any, kind: Outputs) -> dict[int, Array]:
         """What each parameter adds, as `contribution`; x2 None for x1 again."""
-        uses, how = self.treat(net, length(x1), length(x1 if x2 is None else x2), kind, x2 is None)
-        one = partial(_factors_of_one, net, leaves, uses, how)
-        left = _over_examples(one, x1, self.chunk)
-        right = left if x2 is None else _over_examples(one, x2, self.chunk)
+        sizes = length(x1), length(x1 if x2 is None else x2)
+        left = self.factors(net, leaves, x1, *sizes, kind, x2 is None)
+        right = left if x2 is None else self.factors(net, leaves, x2, *sizes, kind, False)
         return {leaf: contribution(left[leaf], right[leaf], kind) for leaf in net.wanted}
+
+    def factors(
+        self, net: Network, leaves: list[Any], x: Any, n1: int, n2: int, kind: Outputs, same: bool
+    ) -> dict[int, Factor]:
+        """Of some examples, of n1 and n2 on the two sides."""
+        uses, how = self.treat(net, n1, n2, kind, same)
+        return _over_examples(partial(_factors_of_one, net, leaves, uses, how), x, self.chunk)
 
 
 @dataclasses.dataclass(frozen=True)
