@@ -188,7 +188,7 @@ STUDY = Study(
     source="Jacot, Gabriel and Hongler 2018, figure 3",
     full=Settings(),
     quick=Settings(data="digits", examples=64, widths=(64, 256, 1024), networks=2, times=11, span=2.0),
-    cost="about 40 minutes on 2 cores and 3 GB, nearly all for the two networks of width 10 000",
+    cost="about half an hour on 2 cores and 3 GB, nearly all for the two networks of width 10 000",
     measure=measure, find=find, criteria=criteria, table=table, draw=draw,
     steps=lambda settings: settings.networks * len(settings.widths),
     panels=3,
