@@ -133,12 +133,17 @@ class Probe(NamedTuple):
 
     @staticmethod
     def of(fn: Callable, params: Any, x: Any) -> "Probe":
+        return Probe(fn(params, x), Probe.alone_of(fn, params, x))
+
+    @staticmethod
+    def alone_of(fn: Callable, params: Any, x: Any) -> Array:
+        """All examples, each alone, as a structured kernel computes them as well: one by itself would be more to
+        compile."""
+
         def one(example: Any) -> Array:
             return fn(params, jax.tree.map(lambda a: a[None], example))[0]
 
-        # All examples, each alone, is what a structured kernel computes as well; the first one by itself would be more
-        # to compile.
-        return Probe(fn(params, x), jax.vmap(one)(x))
+        return jax.vmap(one)(x)
 
 
 @eqx.filter_jit
