@@ -1,4 +1,4 @@
-"""Networks of Equinox, Flax (where it is installed) and Haiku's style: the few lines of docs/how-to/empirical.md."""
+"""Networks of Equinox, Flax and Haiku's style: the few lines of docs/how-to/empirical.md."""
 
 import equinox as eqx
 import jax
