@@ -6,11 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from ntkit import data as sets
 from ntkit import gallery
-from ntkit.errors import InputError
+from ntkit.errors import ComputationError, InputError
 from ntkit.gallery import _study
 from ntkit.gallery._study import Criterion
 from ntkit.gallery.jacot2018_fig3 import principal
+
+LOAD = sets.load
 
 
 def still(numbers):
@@ -312,3 +315,20 @@ def test_wrong_usage_is_one_line(command, tmp_path, argv, words):
     assert code == 2
     assert words in err.splitlines()[-1]
     assert err.count("Error") == 1
+
+
+def test_where_mnist_cannot_be_had_the_digits_take_its_place(monkeypatch, tmp_path):
+    def none():
+        raise ComputationError("Fetching mnist from OpenML failed: no network.")
+
+    monkeypatch.setattr(sets, "load", lambda name: none() if name == "mnist" else LOAD(name))
+    for name, sizes in (("jacot2018-fig3", (512, None)), ("early-stopping", (200, 600))):
+        study = gallery.study(name)
+        settings, words = gallery.with_images(study, study.settings())
+        assert (settings.data, settings.examples, getattr(settings, "test", None)) == ("digits", *sizes)
+        assert "digits in place of MNIST. Fetching mnist" in words
+        assert settings.seed == study.full.seed
+    study = gallery.study("linearization-mnist")
+    assert gallery.with_images(study, study.settings(quick=True)) == (study.quick, "shipped with scikit-learn")
+    circle = gallery.study("jacot2018-fig1")
+    assert gallery.with_images(circle, circle.full) == (circle.full, None)

@@ -81,6 +81,9 @@ def run_experiment(
     if not json:
         size = "quick" if quick else f"full size: {study.cost}. --quick is smaller, Ctrl-C stops"
         err.print(f"{study.source}; {size}.", markup=False, soft_wrap=True)
+    settings, images = room.with_images(study, settings)
+    if images is not None:  # also beside JSON: which images they were is not to be missed
+        err.print(f"Images: {images}", markup=False, soft_wrap=True)
     found = room.reproduce(study, settings, folder, overwrite=overwrite, progress=not json)
     if json:
         print_json(_judged(found))

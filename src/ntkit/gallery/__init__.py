@@ -22,7 +22,7 @@ from ntkit.gallery._configuration import Configuration, configurations
 from ntkit.gallery._folder import Folder
 from ntkit.gallery._passes import families
 from ntkit.gallery._report import COLUMNS, NOTE, cells, markdown, plain, write
-from ntkit.gallery._study import REPRODUCED, Criterion, Outcome, Study, Table, judge, reproduce, verdict
+from ntkit.gallery._study import REPRODUCED, Criterion, Outcome, Study, Table, judge, reproduce, verdict, with_images
 from ntkit.gallery.cifar10 import Estimate, Experiment, Row, estimate, run, shrunk
 
 STUDIES = {
@@ -79,5 +79,6 @@ __all__ = [
     "shrunk",
     "study",
     "verdict",
+    "with_images",
     "write",
 ]

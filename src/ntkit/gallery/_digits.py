@@ -6,7 +6,17 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ntkit import data as sets
-from ntkit.errors import InputError
+from ntkit.errors import ComputationError, InputError
+
+
+def available(source: str) -> tuple[str, str]:
+    """The name of the images that there are, `source` or in place of MNIST scikit-learn's digits, and what they are."""
+    try:
+        return source, sets.load(source).source
+    except ComputationError as error:
+        if source != "mnist":
+            raise
+        return "digits", f"scikit-learn's digits in place of MNIST. {error}"
 
 
 def digits(source: str, count: int, seed: int) -> tuple[Float[np.ndarray, "n d"], Shaped[np.ndarray, " n"]]:

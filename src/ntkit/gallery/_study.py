@@ -13,11 +13,14 @@ import jax
 from ntkit._files import atomically
 from ntkit._progress import Meter, Progress
 from ntkit.errors import InputError
+from ntkit.gallery._digits import available
 from ntkit.gallery._folder import Folder
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 Numbers = Mapping[str, Any]
+# Images among scikit-learn's digits.
+DIGITS = 1797
 # Called with a name, and with what makes a row unless it is kept from an earlier call.
 Rows = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 
@@ -91,6 +94,22 @@ class Study:
         if not hasattr(chosen, "data"):
             raise InputError(f"`data` is for experiments on images, but {self.name} makes its own. Leave it out.")
         return dataclasses.replace(chosen, data=data)
+
+
+def with_images(study: Study, settings: Any) -> tuple[Any, str | None]:
+    """Settings with images that there are, and what these are; None for an experiment without images.
+
+    Where MNIST cannot be had, scikit-learn's digits take its place, as many as there are for.
+    """
+    if not hasattr(settings, "data"):
+        return settings, None
+    name, words = available(settings.data)
+    if name == settings.data:
+        return settings, words
+    sizes = {field: getattr(settings, field) for field in ("examples", "test") if hasattr(settings, field)}
+    if sum(sizes.values()) > DIGITS:
+        sizes = {field: getattr(study.quick, field) for field in sizes}
+    return dataclasses.replace(settings, data=name, **sizes), words
 
 
 @dataclasses.dataclass(frozen=True)
