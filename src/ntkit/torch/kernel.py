@@ -398,6 +398,6 @@ class _Total:
 # Bytes of gradients made at a time: they are read again while they are in the cache.
 CHUNK = 1 << 22
 # Bytes that pass through the network at a time where the Jacobian is kept: a quarter of it makes a block.
-SLAB = 1 << 26
+SLAB = 3 << 24
 # Outputs whose cotangents are held at a time there. Each lot costs a forward pass.
 OUTPUTS = 5
