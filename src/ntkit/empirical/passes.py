@@ -60,13 +60,14 @@ _MOST = 256
 def remembered(key: Any, count: Callable[[], int]) -> int:
     """`count()`, which traces the function, unless it is known; where the key has no hash it is counted anew."""
     try:
-        if key not in _found:
-            while len(_found) >= _MOST:
-                _found.pop(next(iter(_found)))
-            _found[key] = count()
-        return _found[key]
+        hash(key)
     except TypeError:
         return count()
+    if key not in _found:
+        while len(_found) >= _MOST:
+            _found.pop(next(iter(_found)))
+        _found[key] = count()
+    return _found[key]
 
 
 class _Traced(threading.local):
