@@ -24,11 +24,12 @@ BEGIN = (conv(), relu)
 END = (nn.GlobalAvgPool(), nn.Dense(1, 1.1))
 LOCAL = (nn.LocalAvgPool((3,)), nn.Flatten(), nn.Dense(1))
 FAMILIES = {
+    # In an order that is not that of the ways out behind the forks.
     "depths and ways of pooling": [
-        (*BEGIN, *END),
-        (*BEGIN, *LOCAL),
         (*BEGIN, conv(), relu, *END),
+        (*BEGIN, *LOCAL),
         (*BEGIN, conv(), *LOCAL),
+        (*BEGIN, *END),
     ],
     "with what reads variances behind": [
         (*BEGIN, *END, relu, nn.Dense(1)),
