@@ -14,7 +14,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ntkit.nn import Covariance, Identity, Layer
-from ntkit.nn._law import not_negative
 from ntkit.nn._lift import behind, gapped
 from ntkit.nn._masks import Masked, as_masked
 from ntkit.nn._planes import Space, reframed
@@ -31,13 +30,14 @@ FEW_CHANNELS = 16
 Images = Float[Array, "n ... c"] | Masked
 Others = Float[Array, "m ... c"] | Masked
 Planes = tuple[Array, Array]  # xy and ntk
-# What a stage needs of one image: its variances, its mask if it has one, the image itself, or its own covariances.
-Start = dict[str, Array]
-Means = tuple[Start, ...]  # for every `BatchNorm` the image's means over the reference, and that of the reference
+# What a stage needs of one image: its variances, its mask if it has one, its means over the reference by the places of
+# those `BatchNorm`s that are in the stage, the image itself, or its own covariances.
+Start = dict[str, Any]
+Means = dict[int, dict[str, Array]]  # for every `BatchNorm` the images' means over the reference, and its own
 
 
 def image_laws(
-    net: Layer, x1: Images, x2: Others | None, means1: Means = (), means2: Means = ()
+    net: Layer, x1: Images, x2: Others | None, means1: Means | None = None, means2: Means | None = None
 ) -> tuple[Covariance, Layer]:
     """The law of all pairs where the pixels end (`xx` (n,), `yy` (m,), the others (n, m)), and the layers behind.
 
@@ -75,7 +75,7 @@ def _read_variances(tail: Sequential) -> bool:
 
 
 def _laws(
-    how: Plan, x1: Images, x2: Others | None, variances: bool, means1: Means = (), means2: Means = ()
+    how: Plan, x1: Images, x2: Others | None, variances: bool, means1: Means | None = None, means2: Means | None = None
 ) -> Covariance:
     starts1, rows = _own(how, x1, variances, means1)
     starts2, columns = (starts1, rows) if x2 is None else _own(how, x2, variances, means2)
@@ -99,7 +99,7 @@ def _laws(
     return _with_gaps(law) if variances else law.replace(gap=jnp.zeros_like(xy))
 
 
-def image_diagonal(net: Layer, x: Images, means: Means = ()) -> tuple[Covariance, Layer]:
+def image_diagonal(net: Layer, x: Images, means: Means | None = None) -> tuple[Covariance, Layer]:
     """The law of each image with itself where the pixels end, and the layers behind."""
     how = plan(net, (1, *x.shape[1:]), isinstance(x, Masked))
     return _own(how, x, True, means)[1], how.tail
@@ -149,11 +149,11 @@ def _together(how: Plan, n: int, dtype: Any) -> int | None:
     return batch if batch > 1 else None
 
 
-def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start], Covariance]:
+def _own(how: Plan, x: Images, end: bool, means: Means | None = None) -> tuple[list[Start], Covariance]:
     """Of each image what every stage needs, and its law with itself at the end if that is asked for."""
 
     def image(of_image: tuple[Any, Means]) -> tuple[list[Start], Planes]:
-        x, means = of_image[0], iter(of_image[1])
+        x, means = of_image
         starts: list[Start] = [_start(x)]
         arrays: Planes | None = None
         before: Space | None = None
@@ -163,8 +163,8 @@ def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start
                 assert before is not None
                 mask = _mask_behind(how.stages[k - 1], starts[-1])
                 starts.append({"xx": _diagonal_of(arrays[0], before)} | mask)
-                if stage.centres:
-                    starts[-1] = _centred_start(starts[-1], next(means))
+            if stage.centres:
+                starts[-1]["means"] = {place: means[place] for place in stage.centres}
             start = starts[-1]
             run = _Run(stage, start, arrays, before, one=True)
             if not stage.local:
@@ -179,7 +179,7 @@ def _own(how: Plan, x: Images, end: bool, means: Means = ()) -> tuple[list[Start
         assert arrays is not None
         return starts, arrays
 
-    starts, (xy, ntk) = lax.map(image, (x, means))
+    starts, (xy, ntk) = lax.map(image, (x, means or {}))
     last = how.stages[-1]
     width = last.layer.shape(last.shape)[-1]
     return starts, Covariance(xy, xy, xy, ntk, jnp.zeros_like(xy), width, one=True)
@@ -189,21 +189,6 @@ def _start(x: Any) -> Start:
     if isinstance(x, Masked):
         return {**_start(x.filled()), "mask": jnp.asarray(x.mask)}
     return {"xx": jnp.mean(x * x, axis=-1)[(None,) * (x.ndim - 1)], "image": x}
-
-
-def _centred_start(start: Start, means: Start) -> Start:
-    xx = start["xx"]
-    return start | means | {"xx": not_negative(xx - 2 * means["mean"][(None,) * (xx.ndim // 2)] + means["all"])}
-
-
-def _centred(of_x: Start, of_y: Start, planes: Planes, space: Space) -> Planes:
-    """Without the means over the reference: see `BatchNorm`."""
-    front = (None,) * space.rank
-    xy, ntk = (
-        a - of_x[name][front] - space.view(of_y[name]) + of_x[of_all]
-        for a, name, of_all in zip(planes, ("mean", "ntk mean"), ("all", "ntk all"), strict=True)
-    )
-    return xy, ntk
 
 
 def _mask_behind(stage: Stage, start: Start) -> Start:
@@ -315,10 +300,10 @@ class _Run:
             xy = _of_images(of_x["image"], of_y["image"], space)
             ntk = jnp.zeros((), xy.dtype)
         else:
-            xy, ntk = _centred(of_x, of_y, pair[1], space) if self.stage.centres else pair[1]
+            xy, ntk = pair[1]
         width = self.stage.shape[-1]
-        masks = (of_x["mask"], of_y["mask"]) if "mask" in of_x else None
-        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space, masks=masks))
+        carried = _carried(of_x, of_y)
+        law = gapped(Covariance(of_x["xx"], xy, of_y["xx"], ntk, ntk, width, self.one, space=space, **carried))
         if "planes" in of_x and not self.one:
             law = law.replace(selves=(self._self(of_x, space), self._self(of_y, space)))
         out = behind(self.stage.layer, law)
@@ -329,8 +314,8 @@ class _Run:
     def _self(self, of: Start, space: Space) -> Covariance:
         none = jnp.zeros((), of["xx"].dtype)
         width = self.stage.shape[-1]
-        masks = (of["mask"], of["mask"]) if "mask" in of else None
-        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space, masks=masks))
+        carried = _carried(of, of)
+        return gapped(Covariance(of["xx"], of["planes"], of["xx"], none, none, width, True, space=space, **carried))
 
     def _known(self, out: Space) -> Space:
         """With the displacements of all turns of the loop; a stride divides them, as it does the frame."""
@@ -357,6 +342,11 @@ class _Run:
         d = jnp.asarray(self.space.displacements[axis].reshape(count, size), jnp.int32)
         parts = None if planes is None else tuple(_cut(a, axis, count, size) for a in planes)
         return tuple(_joined(a, axis, self.after is None) for a in lax.map(turn, (d, parts)))  # pyright: ignore
+
+
+def _carried(of_x: Start, of_y: Start) -> dict[str, Any]:
+    """What goes along with the law of a pair, in so far as there is any."""
+    return {field: (of_x[name], of_y[name]) for field, name in (("masks", "mask"), ("means", "means")) if name in of_x}
 
 
 def _cut(planes: Array, axis: int, count: int, size: int) -> Array:

@@ -1,7 +1,7 @@
 """The law of the signal behind a whole network: at all pairs of examples, and of each example with itself.
 
-Rows and images start apart, and go on together: by segments that XLA does not fuse, and with `BatchNorm`s by sections,
-between which the laws are centred over a reference.
+Rows and images start apart, and go on together: by segments that XLA does not fuse. At a `BatchNorm` the laws of all
+groups of examples meet, to be centred over the reference.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +23,15 @@ from ntkit.nn._masks import Masked
 from ntkit.nn._stages import plan
 from ntkit.nn.batch import (
     Blocks,
+    Centring,
     batch_norms,
     centred,
-    parts,
+    centring,
+    centrings,
     same_examples,
     stated_reference,
 )
-from ntkit.nn.combinators import Sequential, segments
+from ntkit.nn.combinators import Branches, Sequential, flat, segments
 
 Examples = Array | Masked  # of any number
 
@@ -65,12 +67,12 @@ def law_of_examples(net: Layer, x: Any, dtype: Any) -> Covariance:
     return _behind(tail, law, _over_examples)
 
 
-def _start(net: Layer, x1: Any, x2: Any, *means: Means) -> tuple[Covariance, Layer]:
+def _start(net: Layer, x1: Any, x2: Any, *means: Means | None) -> tuple[Covariance, Layer]:
     """The law of all pairs before the first layer that reads rows, and the layers from there on."""
     return image_laws(net, x1, x2, *means) if x1.ndim > 2 else (pair_laws(x1, x2), net)
 
 
-def _start_of_one(net: Layer, x: Any, *means: Means) -> tuple[Covariance, Layer]:
+def _start_of_one(net: Layer, x: Any, *means: Means | None) -> tuple[Covariance, Layer]:
     return image_diagonal(net, x, *means) if x.ndim > 2 else (Covariance.of_one(variances(x), x.shape[-1]), net)
 
 
@@ -79,27 +81,55 @@ def _over_reference(
 ) -> Blocks:
     """The laws behind a network with `BatchNorm`: of some pairs of groups, and of examples of some groups with
     themselves; and of these and the reference, in so far as that is needed. `dtype`: of the data."""
-    blocks, sections = _before_rows(net, groups, pairs, ones, _reference(net, groups, dtype))
-    for k, section in enumerate(sections):
-        blocks = centred(blocks) if k else blocks
-        laws = {pair: _behind(section, law, _over_pairs) for pair, law in blocks.laws.items()}
-        alone = {g: _behind(section, law, _over_examples) for g, law in blocks.ones.items()}
-        blocks = Blocks(laws, alone, blocks.reference, blocks.same)
-    return blocks
+    blocks, rows = _before_rows(centring(net), groups, pairs, ones, _reference(net, groups, dtype))
+    return _through(rows, blocks)
+
+
+def _through(net: Layer, blocks: Blocks) -> Blocks:
+    """The laws behind layers of rows, some of which centre."""
+    run: list[Layer] = []
+    for layer in flat(net):
+        if not centrings(layer):
+            run.append(layer)
+            continue
+        blocks, run = _behind_all(Sequential(*run), blocks), []
+        if isinstance(layer, Centring):
+            blocks = centred(blocks)
+        else:
+            assert isinstance(layer, Branches)
+            blocks = _together(layer, [_through(branch, blocks) for branch in layer.branches])
+    return _behind_all(Sequential(*run), blocks)
+
+
+def _behind_all(net: Layer, blocks: Blocks) -> Blocks:
+    laws = {pair: _behind(net, law, _over_pairs) for pair, law in blocks.laws.items()}
+    ones = {g: _behind(net, law, _over_examples) for g, law in blocks.ones.items()}
+    return Blocks(laws, ones, blocks.reference, blocks.same)
+
+
+def _together(layer: Branches, each: list[Blocks]) -> Blocks:
+    """The laws behind a layer of branches, from those behind each of them."""
+
+    def together(*laws: Covariance) -> Covariance:
+        return layer.together(list(laws))
+
+    first = each[0]
+    laws = {pair: _over_pairs(together, *(blocks.laws[pair] for blocks in each)) for pair in first.laws}
+    ones = {g: _over_examples(together, *(blocks.ones[g] for blocks in each)) for g in first.ones}
+    return Blocks(laws, ones, first.reference, first.same)
 
 
 def _before_rows(
     net: Layer, groups: dict[str, Examples], pairs: list[tuple[str, str]], ones: list[str], reference: Examples | None
-) -> tuple[Blocks, list[Sequential]]:
-    """These laws before the first layer that reads rows, and the layers from there on, cut at each `BatchNorm`."""
+) -> tuple[Blocks, Layer]:
+    """These laws before the first layer that reads rows, and the layers from there on."""
     r = "x" if reference is None else "r"
     groups = groups if reference is None else {**groups, "r": reference}
     same = {g: jnp.eye(len(x), dtype=bool) if g == r else same_examples(x, groups[r]) for g, x in groups.items()}
-    tail, means = net, dict.fromkeys(groups, ())
+    tail, means = net, dict.fromkeys(groups)
     if groups[r].ndim > 2:
         tail, means = plan(net, (1, *groups[r].shape[1:])).tail, image_means(net, groups, r, same)
-    sections = parts(tail)
-    if len(sections) > 1:  # else only pixels are centred, for which the means are enough
+    if centrings(tail):  # else only pixels are centred, for which the means are enough
         named = [g for pair in pairs for g in pair] + ones
         pairs, ones = [*pairs, *((g, r) for g in named), (r, r)], [*ones, r]
     laws, alone = {}, {}
@@ -107,7 +137,7 @@ def _before_rows(
         laws[g, h], _ = _start(net, groups[g], None if g == h else groups[h], means[g], means[h])
     for g in dict.fromkeys(ones):
         alone[g], _ = _start_of_one(net, groups[g], means[g])
-    return Blocks(laws, alone, r, same), sections
+    return Blocks(laws, alone, r, same), tail
 
 
 def _reference(net: Layer, groups: Mapping[str, Examples], dtype: Any) -> Examples | None:
@@ -151,39 +181,45 @@ def _fused(dtype: np.dtype) -> int:
     return 24 if dtype.itemsize <= 4 else 12
 
 
-def _behind(net: Layer, law: Covariance, over: Callable[[Layer, Covariance], Covariance]) -> Covariance:
+def _behind(net: Layer, law: Covariance, over: Callable[..., Covariance]) -> Covariance:
     """The law behind the network, by segments that XLA does not fuse with each other."""
     always = ~(jnp.sum(law.xx) < 0)  # true, but only the user's data know that; a barrier would be optimised away
     first, *others = segments(net, _fused(law.xy.dtype))
-    law = over(first, law)
+    law = over(first.propagate, law)
     for segment in others:
-        width = _width(segment, law)
-        law = jax.lax.cond(always, partial(over, segment), lambda law, width=width: law.of_width(width), law)
+        width = segment.shape((1, law.width))[-1]
+        law = jax.lax.cond(always, partial(over, segment.propagate), lambda law, width=width: law.of_width(width), law)
     return law
 
 
-def _over_pairs(segment: Layer, law: Covariance) -> Covariance:
-    """The law behind a segment at all pairs. Only what depends on the mapped input is batched: variances stay O(n +
-    m)."""
-    ntk = 0 if law.ntk.ndim else None
-    over_columns = jax.vmap(_unpacked(segment, law), (None, 0, 0, ntk, 0), (None, 0, 0, 0, 0))
-    over_both = jax.vmap(over_columns, (0, 0, None, ntk, 0), (0, 0, None, 0, 0))
-    return Covariance(*over_both(law.xx, law.xy, law.yy, law.ntk, law.gap), width=_width(segment, law))
+def _over_pairs(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
+    """fn(*laws) of numbers, at all pairs. Only what depends on the mapped input is batched: variances stay O(n + m)."""
+    number, width = _unpacked(fn, laws)
+    ntks = [0 if law.ntk.ndim else None for law in laws]
+    over_columns = jax.vmap(number, ([(None, 0, 0, ntk, 0) for ntk in ntks],), (None, 0, 0, 0, 0))
+    over_both = jax.vmap(over_columns, ([(0, 0, None, ntk, 0) for ntk in ntks],), (0, 0, None, 0, 0))
+    return Covariance(*over_both(_arrays(laws)), width=width[0])
 
 
-def _over_examples(segment: Layer, law: Covariance) -> Covariance:
-    """The law behind a segment of each example with itself."""
-    arrays = jax.vmap(_unpacked(segment, law))(law.xx, law.xy, law.yy, law.ntk, law.gap)
-    return Covariance(*arrays, width=_width(segment, law), one=True)
+def _over_examples(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
+    """fn(*laws) of each example with itself."""
+    number, width = _unpacked(fn, laws)
+    return Covariance(*jax.vmap(number)(_arrays(laws)), width=width[0], one=True)
 
 
-def _unpacked(segment: Layer, law: Covariance) -> Callable[..., tuple[Array, ...]]:
-    def behind(*arrays: Array) -> tuple[Array, ...]:
-        out = segment.propagate(Covariance(*arrays, width=law.width, one=law.one))
-        return out.xx, out.xy, out.yy, out.ntk, out.gap
-
-    return behind
+def _arrays(laws: Sequence[Covariance]) -> list[tuple[Array, ...]]:
+    return [(law.xx, law.xy, law.yy, law.ntk, law.gap) for law in laws]
 
 
-def _width(segment: Layer, law: Covariance) -> int:
-    return segment.shape((1, law.width))[-1]
+def _unpacked(
+    fn: Callable[..., Covariance], laws: Sequence[Covariance]
+) -> tuple[Callable[[list[tuple[Array, ...]]], tuple[Array, ...]], list[int]]:
+    """fn as a function of arrays, and a list to which each call adds the width behind it."""
+    width: list[int] = []
+
+    def number(each: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+        out = fn(*(Covariance(*own, width=law.width, one=law.one) for own, law in zip(each, laws, strict=True)))
+        width.append(out.width)
+        return _arrays([out])[0]
+
+    return number, width

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ntkit._images import Means, image_diagonal, image_laws
-from ntkit.nn import BatchNorm, Layer
+from ntkit.errors import InputError
+from ntkit.nn import Layer
 from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
 from ntkit.nn._masks import Masked
 from ntkit.nn._planes import Space, over_partners
 from ntkit.nn._stages import plan
-from ntkit.nn.combinators import Sequential, flat
+from ntkit.nn.batch import Centring, centrings
+from ntkit.nn.combinators import Branches, Sequential, flat
 from ntkit.nn.pooling import _Exit, every_displacement
 
 
@@ -24,33 +26,59 @@ def image_means(
     m_x(p) is the mean of K(x p, x_j q) over the reference's images x_j and their pixels q, and m that of m_{x_j}(p); of
     Theta alike. Of masked images these are the pixels that exist in front of the `BatchNorm`; at others m_x is 0. The
     layers up to a `BatchNorm` are run for each of them anew: kept, all covariances of all pairs of images would not
-    fit. `same`: see `Blocks`.
+    fit. `same`: see `Blocks`. `net` has a `Centring` for each `BatchNorm`.
     """
-    means: dict[str, Means] = dict.fromkeys(groups, ())
-    layers = flat(net)
-    for k, layer in enumerate(layers):
-        if isinstance(layer, BatchNorm) and k < _end(net, groups[reference]):
-            before, pixels = Sequential(*layers[:k], _OverPartners()), _pixels(layers[:k], groups[reference])
-            own, _ = image_diagonal(before, groups[reference], means[reference])
-            found: dict[str, tuple[Array, Array]] = {}
-            for g, x in groups.items():
-                others = (None, ()) if g == reference else (groups[reference], means[reference])
-                law, _ = image_laws(before, x, others[0], means[g], others[1])
-                sums = _sum(law.xy, own.xy, same[g]), _sum(law.ntk, own.ntk, same[g])
-                found[g] = sums[0] / pixels, sums[1] / pixels
-            of_all = [jnp.sum(a) / pixels for a in found[reference]]
-            means = {g: (*means[g], _entry(found[g], of_all)) for g in groups}
+    means: dict[str, Means] = {g: {} for g in groups}
+    shape = groups[reference].shape
+    pixels = Sequential(*flat(net)[: -len(plan(net, (1, *shape[1:])).tail.layers) or None])
+    for place in centrings(pixels):
+        before = _before(pixels, place)
+        assert before is not None
+        if len(before.shape(shape)) == 2:
+            raise InputError(
+                "`BatchNorm` has no infinite reading here: it stands in a branch, behind the layer that ends the "
+                "pixels in there. Let all branches hand on pixels, and end them behind the branches."
+            )
+        for g, entry in _over_reference(before, groups, reference, same, means).items():
+            means[g][place] = entry
     return means
 
 
-def _end(net: Layer, x: Array | Masked) -> int:
-    """How many layers come before those that read rows."""
-    return len(flat(net)) - len(plan(net, (1, *x.shape[1:])).tail.layers)
+def _over_reference(
+    before: Sequential,
+    groups: Mapping[str, Array | Masked],
+    reference: str,
+    same: Mapping[str, Bool[Array, "n N"]],
+    means: Mapping[str, Means],
+) -> dict[str, dict[str, Array]]:
+    """Of each group of images m_x(p), (n, *space), and m, both of K and of Theta, behind layers."""
+    total, count = Sequential(*before.layers, _OverPartners()), _pixels(before, groups[reference])
+    own, _ = image_diagonal(total, groups[reference], means[reference])
+    found = {}
+    for g, x in groups.items():
+        others = (None, None) if g == reference else (groups[reference], means[reference])
+        law, _ = image_laws(total, x, others[0], means[g], others[1])
+        found[g] = _sum(law.xy, own.xy, same[g]) / count, _sum(law.ntk, own.ntk, same[g]) / count
+    of_all = [jnp.sum(a) / count for a in found[reference]]
+    return {g: _entry(found[g], of_all) for g in groups}
 
 
-def _pixels(layers: list[Layer], x: Array | Masked) -> Array | int:
+def _before(net: Layer, place: int) -> Sequential | None:
+    """The layers on the way to a `Centring`, through those branches that it is in; None if it is not in the network."""
+    way: list[Layer] = []
+    for layer in flat(net):
+        if isinstance(layer, Centring) and layer.place == place:
+            return Sequential(*way)
+        for branch in layer.branches if isinstance(layer, Branches) else ():
+            inside = _before(branch, place)
+            if inside is not None:
+                return Sequential(*way, *inside.layers)
+        way.append(layer)
+    return None
+
+
+def _pixels(before: Sequential, x: Array | Masked) -> Array | int:
     """How many pixels all images together have behind layers; 1 in place of 0."""
-    before = Sequential(*layers)
     if not isinstance(x, Masked):
         return math.prod(before.shape(x.shape)[:-1])
     there = before.exists(x.shape, x.mask)

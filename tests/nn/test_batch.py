@@ -200,6 +200,98 @@ def test_the_diagonal_is_centred_over_a_reference_masked_or_not(lengths, x64):
     np.testing.assert_allclose(got, np.diag(by_hand(images, 2)[1])[2:], rtol=1e-10)
 
 
+# In branches
+
+SUMS = nn.SumPool((3,), 1, "SAME")
+
+
+def blocks(reference=None):
+    """Residual blocks that centre: between pixels behind a kink and behind pooling, between rows."""
+    off = nn.BatchNorm(reference)
+    near = nn.Sequential(relu, off, CONVS[1])
+    far = nn.Sequential(relu, CONVS[1], SUMS, off, relu, CONVS[1])
+    rows = nn.Sequential(relu, off, nn.Dense(8, 1.2, 0.2))
+    pixels = CONVS[0], nn.Residual(near), nn.Residual(far), nn.GlobalAvgPool()
+    return nn.Sequential(*pixels, nn.Residual(rows), LAST)
+
+
+def blocks_by_hand(images, n):
+    """K and Theta of truncated signals behind `blocks`, the first n being the reference."""
+    lengths, x, alone = [len(image) for image in images], np.concatenate(images), [np.eye(len(images))]
+    shorter = [length - 1 for length in lengths]
+    reads = taps(shorter, 3, 1)
+
+    def conv(law):
+        return weighted(*law, reads, 1.1, 0.1)
+
+    def off(law):
+        return minus_mean(*law, shorter, n)
+
+    def between(r, law):
+        return [r @ a @ r.T for a in law]
+
+    def plus(law, other):
+        return [a + b for a, b in zip(law, other, strict=True)]
+
+    law = weighted(x @ x.T / 2, 0 * x @ x.T, taps(lengths, 2, 0), 1.3, 0.2)
+    law = plus(law, conv(off(kinked(*law))))
+    law = plus(law, conv(kinked(*off(between(sum(reads), conv(kinked(*law)))))))
+    law = between(scipy.linalg.block_diag(*[np.full((1, length), 1 / length) for length in shorter]), law)
+    law = plus(law, weighted(*minus_mean(*kinked(*law), [1] * len(images), n), alone, 1.2, 0.2))
+    return weighted(*law, alone, 0.9, BETA)
+
+
+@pytest.mark.parametrize("lengths", [(4, 2, 5, 3), (4, 4, 4, 4)], ids=["masked", "whole"])
+def test_residual_blocks_of_images_centre(lengths, x64):
+    images = signals(*lengths)
+    got = laws.quickly(ntkit.Both(blocks()))(garbled(*images) if len(set(lengths)) > 1 else np.stack(images))
+    for g, want in zip(got, blocks_by_hand(images, 4), strict=True):
+        np.testing.assert_allclose(g, want, rtol=1e-10)
+
+
+def test_residual_blocks_centre_over_a_stated_reference(x64):
+    # Of two batches, one of which shares an image with the reference.
+    images = signals(5, 5, 5, 5, 5)
+    kernel = ntkit.Both(blocks(np.stack(images[:3])))
+    x, y = np.stack(images[3:4]), np.stack([images[1], images[4]])
+    want = blocks_by_hand(images, 3)
+    for g, w in zip(laws.quickly(lambda *x: kernel(*x))(x, y), want, strict=True):
+        np.testing.assert_allclose(g, w[3:4][:, [1, 4]], rtol=1e-10)
+
+
+@pytest.mark.parametrize("joined", ["Product", "Concat"])
+def test_branches_of_rows_centre_each_by_itself(joined, x64):
+    # The first branch is that of a network without branches; the second centres behind a kink, and again in a block.
+    inner = nn.Residual(nn.Sequential(nn.Dense(8, 1.2, 0.3), BN(), relu, nn.Dense(8, 0.8)))
+    branches = [relu, BN()], [nn.Dense(8, 1.1), relu, BN(), nn.Dense(8, 0.7), inner]
+    front = nn.Dense(8, 1.2, 0.3)
+    layer = getattr(nn, joined)(*(nn.Sequential(*layers) for layers in branches))
+    got = ntkit.kernels(nn.Sequential(front, layer), jnp.asarray(X))
+    (k1, t1), (k2, t2) = _both(front, *branches[0]), by_hand_of_rows()
+    want = (k1 * k2, t1 * k2 + k1 * t2) if joined == "Product" else ((k1 + k2) / 2, (t1 + t2) / 2)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-11, atol=1e-14)
+
+
+def _both(*layers):
+    return [np.asarray(k) for k in ntkit.kernels(nn.Sequential(*layers), jnp.asarray(X))]
+
+
+def by_hand_of_rows():
+    one, none = [np.eye(6)], np.zeros((6, 6))
+    law = weighted(*weighted(X @ X.T / 5, none, one, 1.2, 0.3), one, 1.1, 0)
+    law = weighted(*minus_mean(*kinked(*law), [1] * 6, 6), one, 0.7, 0)
+    inner = kinked(*minus_mean(*weighted(*law, one, 1.2, 0.3), [1] * 6, 6))
+    return [a + b for a, b in zip(law, weighted(*inner, one, 0.8, 0), strict=True)]
+
+
+@pytest.mark.slow
+def test_a_centred_block_is_the_limit_of_its_finite_networks():
+    conv, off = nn.Conv(16, (3,), 1.2, 0.3, padding="VALID"), nn.BatchNorm(divide=False)
+    block = nn.Residual(nn.Sequential(off, relu, SUMS, off, nn.Conv(16, (3,), 0.7, 0.2)))
+    laws.is_limit_of_finite(nn.Sequential(conv, block, nn.Flatten(), nn.Dense(16, 0.9, 0.3)), SIGNALS, 2500)
+
+
 def test_an_image_and_one_with_more_black_pixels_are_two():
     black = np.array([1, 1, 0, 0, 0], np.float32)[:, None]
     images, every = ntkit.pad([black[:2], black[:3], black]), np.stack([black, 0 * black])
@@ -289,10 +381,6 @@ BN = nn.BatchNorm
         (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN())).diagonal(x[:1]), "only one example"),
         (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN(x)))(x[:, :3]), r"like the inputs, of shape \(3,\)"),
         (lambda x: ntkit.NTK(nn.Sequential(*FRONT, BN(x), LAST, BN(x + 1))), "one reference, but here two different"),
-        (
-            lambda x: ntkit.NTK(nn.Sequential(LAST, nn.Residual(nn.Sequential(*FRONT, BN(x), LAST)))),
-            "in a branch of `Sum`",
-        ),
         (lambda x: BN(x[:1]), r"`reference` of `BatchNorm`.*at least two.*\(1, 5\)"),
         (lambda x: BN(x[0]), r"`reference` of `BatchNorm`.*at least two.*\(5,\)"),
         (lambda x: BN(np.arange(6).reshape(2, 3)), "`reference` must be floating point"),
@@ -316,6 +404,9 @@ def two(*lengths):
     return ntkit.pad([np.ones((length, 2), np.float32) for length in lengths])
 
 
+# A branch that ends the pixels by itself.
+POOLED = nn.Sequential(relu, nn.GlobalAvgPool(), BN(), nn.Dense(4))
+BEHIND_POOLING = ntkit.NTK(nn.Sequential(nn.Conv(4, (2,)), nn.Sum(nn.GlobalAvgPool(), POOLED)))
 EMPTY = ntkit.Masked(two(2, 4).x, np.arange(2)[:, None] < np.ones((2, 4)))
 
 
@@ -334,6 +425,7 @@ EMPTY = ntkit.Masked(two(2, 4).x, np.arange(2)[:, None] < np.ones((2, 4)))
         (lambda: masked_net(BN(two(2, 4)))(two(3, 5)), r"like the inputs, of shape \(5, 2\)"),
         (lambda: masked_net(BN())(two(3, 4), two(2, 4)), "two batches.*reference=x_train"),
         (lambda: masked_net(BN())(two(3, 4)[:1]), "only one example"),
+        (lambda: BEHIND_POOLING(np.ones((3, 4, 2), np.float32)), "in a branch, behind the layer that ends the pixels"),
         (lambda: BN(ntkit.Masked(two(2, 4).x * np.nan, two(2, 4).mask)), r"`reference\[0, 0, 0\]` is nan"),
         (lambda: BN().apply((), two(3, 4)[:1]), "here is a single example"),
     ],

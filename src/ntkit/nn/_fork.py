@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
 from ntkit.nn._planes import in_memory
-from ntkit.nn.batch import BatchNorm
+from ntkit.nn.batch import batch_norms
 from ntkit.nn.combinators import Sequential
 
 
@@ -73,7 +73,7 @@ def fork(paths: Sequence[Sequence[Layer]], shape: Shape) -> tuple[list[Layer], l
     None if they do not begin with the same objects, or part in ways that are not run plane by plane."""
     shared = min(_shared(paths), min(map(len, paths)) - 1)
     before = list(paths[0][:shared])
-    if (len(paths) > 1 and not shared) or any(isinstance(layer, BatchNorm) for path in paths for layer in path):
+    if (len(paths) > 1 and not shared) or any(batch_norms(layer) for path in paths for layer in path):
         return None
     for layer in before:
         shape = layer.shape(shape)

@@ -55,6 +55,7 @@ class Covariance(eqx.Module):
     follow from all covariances within x and within y: then `selves` carries those two laws along. `gap_known` says
     that `gap` is what it should be; `gapped` computes it of the other numbers. `masks` tell which pixels of x and of y
     exist, (P...) each; None if all do. Entries of others hold anything finite: `_lift.over_pixels` zeroes what is read.
+    `means` are what `BatchNorm`s take off x and off y, by their places: see `batch.Centring`.
     """
 
     xx: Float[Array, "..."]
@@ -68,6 +69,7 @@ class Covariance(eqx.Module):
     space: Space | None = None
     selves: "tuple[Covariance, Covariance] | None" = None
     masks: tuple[Bool[Array, "..."], Bool[Array, "..."]] | None = None
+    means: tuple[dict[int, Any], dict[int, Any]] | None = None
 
     @staticmethod
     def of_one(q: Array, width: int) -> "Covariance":
@@ -77,7 +79,7 @@ class Covariance(eqx.Module):
     def replace(self, **fields: Any) -> "Covariance":
         """The same law with some of its arrays, or others of its fields, exchanged."""
         # Not `dataclasses.replace`, which costs a second in deep networks.
-        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "space", "selves", "masks")
+        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "space", "selves", "masks", "means")
         values = [fields.pop(name, getattr(self, name)) for name in names]
         assert not fields, fields
         return Covariance(*values)

@@ -9,7 +9,7 @@ from ntkit.errors import InputError
 from ntkit.nn._fork import fork
 from ntkit.nn._layer import Displacements, Frames, Layer, Shape
 from ntkit.nn._planes import Space, read_by_reframing
-from ntkit.nn.batch import BatchNorm
+from ntkit.nn.batch import centrings
 from ntkit.nn.combinators import Sequential, flat
 from ntkit.nn.pooling import Flatten, PooledFlatten, Pooling
 
@@ -25,7 +25,7 @@ class Stage:
     shape: Shape
     space: Space
     local: bool
-    centres: bool  # first of all, over a reference: it starts with a `BatchNorm`
+    centres: tuple[int, ...]  # the places of those `BatchNorm`s that are in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _runs(layers: list[Layer]) -> list[_Run]:
     """As long as they keep displacements to themselves; the way out goes with the run before it."""
     runs: list[_Run] = []
     for layer in layers[:-1]:
-        if layer.local and runs and runs[-1].local and not isinstance(layer, BatchNorm):
+        if layer.local and runs and runs[-1].local:
             runs[-1].layers.append(layer)
         else:
             runs.append(_Run([layer], layer.local))
@@ -196,9 +196,7 @@ def _with_displacements(stages: list[_Framed]) -> list[Stage]:
             )
         wanted = stage.layer.wanted(stage.shape, stage.frames, wanted)
         space = Space(stage.shape[1:-1], stage.frames, wanted)
-        centres = isinstance(stage.layer.layers[0], BatchNorm)
-        layers = stage.layer.layers[1:] if centres else stage.layer.layers
-        done.append(Stage(Sequential(*layers), stage.shape, space, stage.local, centres))
+        done.append(Stage(stage.layer, stage.shape, space, stage.local, tuple(centrings(stage.layer))))
     return done[::-1]
 
 

@@ -1,9 +1,10 @@
 """`BatchNorm`: the one layer whose reading of a pair depends on other examples."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,8 +17,9 @@ from ntkit._check import as_host_array, check_dtype, check_finite
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, not_negative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Layer, Params, Shape, Signal
+from ntkit.nn._lift import gapped, with_selves
 from ntkit.nn._masks import Mask, Masked, as_masked, check_pixels, is_full, values_of
-from ntkit.nn.combinators import Sequential, flat
+from ntkit.nn.combinators import flat
 
 
 class BatchNorm(Layer):
@@ -37,8 +39,7 @@ class BatchNorm(Layer):
 
     Between layers of pixels the means go over the reference's pixels, too, in both readings over those that exist if it
     is `ntkit.Masked`: images share these means, and so depend on each other's sizes, but not on padding. With N
-    examples in the reference n by m entries cost what (n + N)(m + N) do. At infinite width the layer stands in the
-    trunk of a network, not in a branch.
+    examples in the reference n by m entries cost what (n + N)(m + N) do.
 
     **Arguments:** `reference`: raw inputs of the network, (N, features) or (N, *space, channels), N > 1, or `Masked`;
     stated in one `BatchNorm` it holds for all of the network. None: the inputs of the call, `kernel(x)`,
@@ -116,15 +117,9 @@ def batch_norms(net: Layer) -> list[BatchNorm]:
 
 
 def check_batch_norms(net: Layer) -> None:
-    """Refuses those that a kernel cannot read: in branches, with different references, or with one that has images
-    without pixels."""
-    every = batch_norms(net)
-    if len(every) > sum(map(_is_batch_norm, flat(net))):
-        raise InputError(
-            "`BatchNorm` has no infinite reading in a branch of `Sum`, `Product` or `Concat`, which are read pair by "
-            "pair. Put it before or behind the branches."
-        )
-    stated = [norm.reference for norm in every if norm.reference is not None]
+    """Refuses those that a kernel cannot read: with different references, or with one that has images without
+    pixels."""
+    stated = [norm.reference for norm in batch_norms(net) if norm.reference is not None]
     for other in stated[1:]:
         if other is not stated[0] and _differ(stated[0], other):
             raise InputError(
@@ -159,15 +154,59 @@ def with_reference(net: Layer, reference: Any) -> Layer:
     return jax.tree.map(stated, net, is_leaf=_is_batch_norm)
 
 
-def parts(net: Layer) -> list[Sequential]:
-    """The layers before, between and behind the `BatchNorm`s."""
-    runs: list[list[Layer]] = [[]]
-    for layer in flat(net):
-        if isinstance(layer, BatchNorm):
-            runs.append([])
-        else:
-            runs[-1].append(layer)
-    return [Sequential(*run) for run in runs]
+class Centring(Layer):
+    """What a kernel reads in place of a `BatchNorm`. `place`: which one of the network it is, counted as one goes
+    forwards, branch after branch.
+
+    Between pixels it takes off the means that come with the law. Rows are centred together, by `centred`.
+    """
+
+    elementwise: ClassVar[bool] = False
+
+    place: int = eqx.field(static=True)
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, params: Params, x: Any, *, key: PRNGKeyArray | None = None) -> Any:
+        raise NotImplementedError  # a kernel has it, no network
+
+    def check(self, signal: Signal) -> Signal:
+        return signal
+
+    def exists(self, shape: Shape, mask: Mask) -> Mask:
+        return mask
+
+    def propagate(self, cov: Covariance) -> Covariance:
+        return with_selves(self._centred, cov)
+
+    def _centred(self, cov: Covariance) -> Covariance:
+        space = cov.space
+        assert space is not None
+        assert cov.means is not None
+        of_x, of_y = (means[self.place] for means in cov.means)
+        front = (None,) * space.rank
+
+        def pairs(a: Array, mean: str, of_all: str) -> Array:
+            return a - of_x[mean][front] - space.view(of_y[mean]) + of_x[of_all] if a.ndim else a
+
+        xx, yy = (not_negative(q - 2 * of["mean"][front] + of["all"]) for q, of in ((cov.xx, of_x), (cov.yy, of_y)))
+        xy, ntk = pairs(cov.xy, "mean", "all"), pairs(cov.ntk, "ntk mean", "ntk all")
+        return gapped(cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk))
+
+
+def centring(net: Layer) -> Layer:
+    """The network with a `Centring` for each `BatchNorm`."""
+    places = itertools.count()
+    return jax.tree.map(
+        lambda node: Centring(next(places)) if _is_batch_norm(node) else node, net, is_leaf=_is_batch_norm
+    )
+
+
+def centrings(net: Layer) -> list[int]:
+    """The places of all of them, in branches too, in order."""
+    nodes = jax.tree.leaves(net, is_leaf=lambda node: isinstance(node, Centring))
+    return [node.place for node in nodes if isinstance(node, Centring)]
 
 
 class Blocks(NamedTuple):

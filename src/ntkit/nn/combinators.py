@@ -144,9 +144,16 @@ class Branches(Layer):
         keys = _split(key, len(self.branches))
         return joined(self._joined, [b.apply(p, x, key=k) for b, p, k in zip(self.branches, params, keys, strict=True)])
 
+    def propagate(self, cov: Covariance) -> Covariance:
+        return self.together([behind(branch, cov) for branch in self.branches])
+
     @abc.abstractmethod
     def _joined(self, outputs: list[Array]) -> Array:
         """The outputs of the branches, put together."""
+
+    @abc.abstractmethod
+    def together(self, laws: list[Covariance]) -> Covariance:
+        """The law of what `_joined` makes, from those of the branches."""
 
     def exists(self, shape: Shape, mask: Mask) -> Mask | None:
         masks = [branch.exists(shape, mask) for branch in self.branches]
@@ -184,8 +191,8 @@ class Sum(Branches):
     def _joined(self, outputs: list[Array]) -> Array:
         return sum(outputs[1:], outputs[0])
 
-    def propagate(self, cov: Covariance) -> Covariance:
-        return _folded(add, [behind(branch, cov) for branch in self.branches])
+    def together(self, laws: list[Covariance]) -> Covariance:
+        return _folded(add, laws)
 
     def check(self, signal: Signal) -> Signal:
         outs = independent_branches("Sum", self.branches, signal)
@@ -229,8 +236,8 @@ class Product(Branches):
             total = total * output
         return total
 
-    def propagate(self, cov: Covariance) -> Covariance:
-        return _folded(multiply, [behind(branch, cov) for branch in self.branches])
+    def together(self, laws: list[Covariance]) -> Covariance:
+        return _folded(multiply, laws)
 
     def check(self, signal: Signal) -> Signal:
         outs = independent_branches("Product", self.branches, signal)
@@ -268,8 +275,7 @@ class Concat(Branches):
     def _joined(self, outputs: list[Array]) -> Array:
         return jnp.concatenate(outputs, axis=-1)
 
-    def propagate(self, cov: Covariance) -> Covariance:
-        laws = [behind(branch, cov) for branch in self.branches]
+    def together(self, laws: list[Covariance]) -> Covariance:
         width = sum(law.width for law in laws)
 
         def weighted(law: Covariance) -> Covariance:
