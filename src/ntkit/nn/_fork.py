@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
-from ntkit.nn._planes import in_memory
+from ntkit.nn._lift import written
 from ntkit.nn.batch import batch_norms
 from ntkit.nn.combinators import Sequential
 
@@ -35,10 +35,8 @@ class Fork(Layer):
         return signal
 
     def propagate(self, cov: Covariance) -> Covariance:
-        assert cov.space is not None
-        # Written down once: else each branch computes what comes before it.
-        xy, ntk = (in_memory(a, cov.space.rank) if a.ndim else a for a in (cov.xy, cov.ntk))
-        laws = [branch.propagate(cov.replace(xy=xy, ntk=ntk)) for branch in self.branches]
+        cov = written(cov)  # else each branch computes what comes before it
+        laws = [branch.propagate(cov) for branch in self.branches]
         xy, ntk = (jnp.concatenate([jnp.atleast_1d(a) for a in each]) for each in _alike(laws))
         nothing = jnp.zeros((), xy.dtype)
         return Covariance(nothing, xy, nothing, ntk, nothing, 1, cov.one)

@@ -55,7 +55,8 @@ class Covariance(eqx.Module):
     follow from all covariances within x and within y: then `selves` carries those two laws along. `gap_known` says
     that `gap` is what it should be; `gapped` computes it of the other numbers. `masks` tell which pixels of x and of y
     exist, (P...) each; None if all do. Entries of others hold anything finite: `_lift.over_pixels` zeroes what is read.
-    `means` are what `BatchNorm`s take off x and off y, by their places: see `batch.Centring`.
+    `written`: `xy` and `ntk` stand in memory, so that who reads them computes nothing again. `means` are what
+    `BatchNorm`s take off x and off y, by their places: see `batch.Centring`.
     """
 
     xx: Float[Array, "..."]
@@ -66,6 +67,7 @@ class Covariance(eqx.Module):
     width: int = eqx.field(static=True)
     one: bool = eqx.field(static=True, default=False)
     gap_known: bool = eqx.field(static=True, default=True)
+    written: bool = eqx.field(static=True, default=False)
     space: Space | None = None
     selves: "tuple[Covariance, Covariance] | None" = None
     masks: tuple[Bool[Array, "..."], Bool[Array, "..."]] | None = None
@@ -79,7 +81,11 @@ class Covariance(eqx.Module):
     def replace(self, **fields: Any) -> "Covariance":
         """The same law with some of its arrays, or others of its fields, exchanged."""
         # Not `dataclasses.replace`, which costs a second in deep networks.
-        names = ("xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "space", "selves", "masks", "means")
+        if "xy" in fields or "ntk" in fields:
+            fields = {"written": False} | fields
+        names = (
+            "xx", "xy", "yy", "ntk", "gap", "width", "one", "gap_known", "written", "space", "selves", "masks", "means",
+        )  # fmt: skip
         values = [fields.pop(name, getattr(self, name)) for name in names]
         assert not fields, fields
         return Covariance(*values)

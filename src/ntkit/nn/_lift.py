@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ntkit.nn._law import Covariance, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Layer
 from ntkit.nn._masks import common
-from ntkit.nn._planes import Space
+from ntkit.nn._planes import Space, in_memory
 from ntkit.nn._sides import LEFT, PAIR, RIGHT, Sides, sides
 
 
@@ -68,6 +68,14 @@ def over_pixels(layer: Layer, fn: Callable[[Covariance], Covariance], cov: Covar
         return fn(_existing(cov)).replace(masks=None if left is None else (left, right))
 
     return with_selves(read, cov)
+
+
+def written(cov: Covariance) -> Covariance:
+    """The law of pixels with its arrays in memory."""
+    if cov.written or cov.space is None:
+        return cov
+    xy, ntk = (in_memory(a) if a.ndim else a for a in (cov.xy, cov.ntk))
+    return cov.replace(xy=xy, ntk=ntk, written=True)
 
 
 def _existing(cov: Covariance) -> Covariance:

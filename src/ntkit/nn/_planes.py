@@ -8,11 +8,14 @@ P_1 ... P_k).
 """
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -150,33 +153,117 @@ class Window:
             )
         return Window(taps, stride, dilation, low, out, False, reach - low - high)
 
+    def keeps(self, size: int) -> bool:
+        """Whether an axis of several taps keeps its size, and each tap is a shift of it, with zeros beside."""
+        reach = (self.taps - 1) * self.dilation
+        return self.stride == 1 < self.taps and self.size == size and 0 <= self.before <= reach and not self.circular
+
     def sources(self) -> np.ndarray:
         """The inputs read, (taps, outputs); some outside the image."""
         return np.arange(self.size)[None] * self.stride + np.arange(self.taps)[:, None] * self.dilation - self.before
 
 
-def shared(planes: Array, space: Space, windows: Sequence[Window]) -> tuple[Array, Space]:
-    """The mean over taps f of K(src_f(o), src_f(o')): what shared weights read. No plane meets another."""
+def shared(planes: Array, space: Space, windows: Sequence[Window], written: bool = False) -> tuple[Array, Space]:
+    """The mean over taps f of K(src_f(o), src_f(o')): what shared weights read. No plane meets another. `written`: the
+    planes stand in memory."""
     if planes.ndim == 0:  # nothing yet
         return planes, _strided(space, windows)
     planes = _select(planes, space, windows)
     out = _strided(space, windows)
     if all(window.taps == 1 for window in windows):
-        planes = in_memory(planes, space.rank)
+        planes = in_memory(planes)
+    if space.rank > 1 and all(window.keeps(size) for window, size in zip(windows, space.sizes, strict=True)):
+        planes = _shared_in_rows(planes, space, windows, written)
+    else:
+        planes = _shared_by_axes(planes, space, out, windows)
+    return planes / math.prod(window.taps for window in windows), out
+
+
+def _shared_by_axes(planes: Array, space: Space, out: Space, windows: Sequence[Window]) -> Array:
     for axis, window in enumerate(windows):
         if window.taps == window.stride == 1 and not window.before and window.size == space.sizes[axis]:
             continue
         masks = [_read_inside(space, out, axis, window, f) for f in range(window.taps)]
         masks = [m if m is None else _along2(m, axis, space.rank).astype(planes.dtype) for m in masks]
         planes = _summed(planes, window, space.sizes[axis], space.rank + axis, list(enumerate(masks)))
-    return planes / math.prod(window.taps for window in windows), out
+    return planes
 
 
-def in_memory(planes: Array, axis: int) -> Array:
-    """The same numbers, written down once; see `_padded`."""
-    edge = jnp.zeros_like(lax.slice_in_dim(planes, 0, 1, axis=axis))
-    longer = lax.optimization_barrier(jnp.concatenate([planes, edge], axis))
-    return lax.slice_in_dim(longer, 0, planes.shape[axis], axis=axis)
+def _shared_in_rows(planes: Array, space: Space, windows: Sequence[Window], written: bool) -> Array:
+    """The same where images keep their size, with the pixels of a plane as one long row between the axes.
+
+    There a tap is a shift, masked where it runs into the next line. LLVM unrolls a loop over a line of pixels, if it is
+    short and does as little as this, and then finds no vectors in it: it took half the time of a whole network.
+    """
+    counts, rows = planes.shape[: space.rank], planes
+    for axis, window in enumerate(windows):
+        if axis or written:
+            rows = _padded_rows(rows.reshape(*counts, -1), window, math.prod(space.sizes[axis + 1 :]))
+        else:  # with the layers before it in the same loop, which in a row would divide to find their pixels
+            rows = _padded(rows, window, space.sizes[0], space.rank).reshape(*counts, -1)
+        rows = _taps_of_rows(rows, space, axis, window)
+    return rows
+
+
+def _padded_rows(rows: Array, window: Window, step: int) -> Array:
+    """`_padded`, of rows in which the pixels of an axis are some steps apart."""
+    high = (window.taps - 1) * window.dilation - window.before
+    low, high = (jnp.zeros((*rows.shape[:-1], count * step), rows.dtype) for count in (window.before, high))
+    return lax.optimization_barrier(jnp.concatenate([low, rows, high], -1))
+
+
+def _taps_of_rows(rows: Array, space: Space, axis: int, window: Window) -> Array:
+    """The sum over the taps along an axis: rows again, behind the last axis planes."""
+    rank, sizes = space.rank, space.sizes
+    step, last, total = math.prod(sizes[axis + 1 :]), axis + 1 == rank, None
+    for f in range(window.taps):
+        start = f * window.dilation * step
+        term = lax.slice_in_dim(rows, start, start + math.prod(sizes), axis=rank)
+        term = term.reshape(*term.shape[:-1], *sizes) if last else term
+        inside = _shifted_inside(space, axis, window, f)
+        if inside is not None:
+            mask = _along2(inside, axis, rank).astype(rows.dtype)
+            term = term * (mask if last else _as_rows(mask, sizes))
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def _shifted_inside(space: Space, axis: int, window: Window, f: int) -> Any:
+    """Whether the taps of p and of its partner lie in the image, (D, P) of an axis; None where that needs no asking,
+    as of p along axis 0: beside it there are zeros."""
+    of_y = _read_inside(space, space, axis, window, f)
+    of_x = np.arange(space.sizes[axis])[None] + f * window.dilation - window.before
+    of_x = (of_x >= 0) & (of_x < space.sizes[axis])
+    if axis == 0 or of_x.all():
+        return of_y
+    return of_x if of_y is None else of_x & of_y
+
+
+def _as_rows(mask: Array, sizes: tuple[int, ...]) -> Array:
+    """In memory: else every pixel asks, by a division, in which line it is."""
+    counts = mask.shape[: len(sizes)]
+    return in_memory(jnp.broadcast_to(mask, (*counts, *sizes)).reshape(*counts, -1))
+
+
+def in_memory(planes: Array) -> Array:
+    """The same numbers, written down once: else what reads them twice computes them twice."""
+    return lax.platform_dependent(planes, cpu=_written_down, default=lax.optimization_barrier)
+
+
+@jax.custom_jvp
+def _written_down(planes: Array) -> Array:
+    """Through a loop of no turns, which only the data know: XLA for CPU fuses through barriers, slices and joints, but
+    not through a loop. What it is given it reads where it stands."""
+    first = lax.index_in_dim(planes.ravel(), 0, keepdims=False)
+    turns = (first != first).astype(planes.dtype)  # of a NaN it is one, which changes nothing
+    state = lax.while_loop(lambda s: s[0] > 0, lambda s: (s[0] - 1, s[0] * s[1]), (turns, planes))
+    return state[1]
+
+
+@_written_down.defjvp
+def _slope_of_written(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _written_down(*primals), tangents[0]
 
 
 def _strided(space: Space, windows: Sequence[Window]) -> Space:
@@ -344,8 +431,7 @@ def over_everything(planes: Array, space: Space) -> Array:
         inside = space.inside(axis)
         if inside is not None:
             planes = planes * _along2(inside, axis, space.rank).astype(planes.dtype)
-    # Written down, and column by column: XLA for CPU adds up a single number one term after the other.
-    planes = in_memory(planes, space.rank)
+    # Column by column: XLA for CPU adds up a single number one term after the other.
     return jnp.sum(jnp.sum(planes, axis=tuple(range(planes.ndim - 1))))
 
 
@@ -361,10 +447,15 @@ def over_partners(planes: Array, space: Space) -> Array:
 def over_windows(planes: Array, space: Space, windows: Sequence[Window]) -> Array:
     """The mean over outputs of that over taps f and g of K(src_f(o), src_g(o)): what is left where windows are pooled
     and flattened; over some planes only their part of it, as in `over_everything`."""
-    planes = in_memory(planes, space.rank)
-    for axis, (window, size, frame) in enumerate(zip(windows, space.sizes, space.frames, strict=True)):
-        weights = jnp.asarray(shared_windows(window, size, frame), planes.dtype)[jnp.asarray(space.displacements[axis])]
-        planes = planes * _along2(weights, axis, space.rank)
+    for axis in reversed(range(space.rank)):
+        every = shared_windows(windows[axis], space.sizes[axis], space.frames[axis])
+        weights = jnp.asarray(every, planes.dtype)[jnp.asarray(space.displacements[axis])]
+        # One displacement after the other: a product and a sum of all are two loops to XLA for CPU, over memory.
+        terms = [
+            lax.index_in_dim(planes, i, axis, keepdims=False) * _along(weights[i], 2 * axis, axis + space.rank)
+            for i in range(len(weights))
+        ]
+        planes = functools.reduce(operator.add, terms)
     return jnp.sum(jnp.sum(planes, axis=tuple(range(planes.ndim - 1))))
 
 

@@ -133,7 +133,7 @@ def _filtered(layer: Weighted, cov: Covariance, windows: list[Window], groups: i
     """The means over taps, and the weights behind them."""
     space = cov.space
     assert space is not None
-    (xy, out), (ntk, _) = shared(cov.xy, space, windows), shared(cov.ntk, space, windows)
+    (xy, out), (ntk, _) = (shared(a, space, windows, cov.written) for a in (cov.xy, cov.ntk))
     xx, yy = (shared(q, space.maps(), windows)[0] for q in (cov.xx, cov.yy))
     cov = cov.replace(xx=xx, xy=xy, yy=yy, ntk=ntk, gap=jnp.zeros((), xy.dtype), gap_known=True, space=out)
     taps = math.prod(w.taps for w in windows)

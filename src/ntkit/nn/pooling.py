@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
-from ntkit.nn._lift import gapped, over_pixels
+from ntkit.nn._lift import gapped, over_pixels, written
 from ntkit.nn._masks import Mask, Masked, behind_windows, on_existing
 from ntkit.nn._planes import (
     Padding,
@@ -164,6 +164,7 @@ class _Exit(Layer):
 
     elementwise: ClassVar[bool] = False
     exits: ClassVar[bool] = True
+    sums: ClassVar[bool] = False  # over all planes
 
     def propagate(self, cov: Covariance) -> Covariance:
         if cov.space is None:
@@ -174,6 +175,7 @@ class _Exit(Layer):
         space = cov.space
         assert space is not None
         pairs = _existing_pairs(cov)
+        cov = written(cov) if self.sums else cov  # else XLA adds up number by number what it computes on the way
         xy, ntk = (self._one_number(a, space, pairs) if a.ndim else a for a in (cov.xy, cov.ntk))
         width = self.shape(_shape_of(cov))[-1]
         return mixed(cov.replace(xy=xy, ntk=ntk, width=width, space=None))
@@ -196,6 +198,8 @@ class _Exit(Layer):
 
 class _Global(_Exit):
     """A mean or sum over all pixels."""
+
+    sums: ClassVar[bool] = True
 
     def shape(self, shape: Shape) -> Shape:
         return (shape[0], shape[-1])
@@ -261,6 +265,8 @@ class PooledFlatten(_Exit):
     A sum over planes, none of which meets another: what `LocalAvgPool` reads need not be written down and mixed. All
     pixels must exist: behind masks, which windows do is for the pooling to say.
     """
+
+    sums: ClassVar[bool] = True
 
     pool: Pooling
 
