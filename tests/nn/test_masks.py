@@ -374,6 +374,15 @@ def test_every_layer_is_in_a_test_of_masks():
     assert known - of_functions - layers == {nn.BatchNorm}
 
 
+def test_layers_that_take_no_masks_say_so():
+    class Unaware(nn.Identity):
+        elementwise = False
+
+    net = nn.Sequential(nn.Conv(8, (3, 3)), Unaware(), nn.GlobalAvgPool())
+    with pytest.raises(InputError, match="`Unaware` takes no masks"):
+        ntkit.NTK(net)(ntkit.pad([IMAGES[0, :2] + 1, IMAGES[0] + 1], (4, 4)))
+
+
 def test_one_pixel_of_masked_images(x64):
     images = several((3, 4), (2, 2))
     net = nn.Sequential(conv((2, 2)), relu, nn.Index((1, 1)))
