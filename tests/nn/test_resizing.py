@@ -103,6 +103,12 @@ def test_resizing_is_the_limit_of_its_finite_networks():
     laws.is_limit_of_finite(net, SIGNALS, 2500)
 
 
+def test_behind_a_stride_that_does_not_divide_the_size(x64):
+    strided = nn.Sequential(conv((2,), strides=2, padding="VALID"), relu, nn.ImageResize((4,)), flat)
+    picked = nn.Sequential(conv((2,), padding="VALID"), nn.Index(np.s_[::2]), relu, nn.ImageResize((4,)), flat)
+    same(*(ntkit.kernels(net, jnp.asarray(SIGNALS[:, :5])) for net in (strided, picked)))
+
+
 @pytest.mark.parametrize("end", [pooled, flat], ids=["pooled", "flat"])
 def test_down_and_up_in_a_branch(end, x64):
     # As in a U-net. Resizing to a pixel and back replaces a signal by its middle.

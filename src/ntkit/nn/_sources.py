@@ -51,7 +51,7 @@ class Sources:
 
 def loosened(sizes: Sequence[int], frames: Frames, sources: Sequence[Sources]) -> Frames:
     """The frames of the output: as much longer than its axes as those of the input are, so that branches can meet."""
-    return tuple(s.size + f - n for n, f, s in zip(sizes, frames, sources, strict=True))
+    return tuple(s.size + f - n if f else 0 for n, f, s in zip(sizes, frames, sources, strict=True))
 
 
 def read_by_sources(
