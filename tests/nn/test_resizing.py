@@ -215,6 +215,16 @@ def test_a_resized_pixel_exists_if_those_that_it_reads_do():
     assert np.isfinite(jax.jit(lambda mask: kernel(ntkit.Masked(nothing.x, mask)))(hole)).all()
 
 
+def test_what_32_bits_cannot_count_is_refused():
+    x = ntkit.Masked(np.ones((1, 40000, 1), np.float32), np.arange(40000)[None] < 39999)
+    layer = nn.ImageResize((30000,))
+    with pytest.raises(
+        ntkit.InputError, match=r"`ImageResize` of masked images \(40000,\) to \(30000,\) counts beyond"
+    ):
+        layer.apply((), jax.tree.map(jnp.asarray, x))
+    np.testing.assert_allclose(layer.apply((), x).x, 1, rtol=1e-6)  # NumPy's masks are counted in 64 bits
+
+
 def test_gradients_of_resized_masked_images(x64):
     images = ntkit.pad([x[0] for x in SEVERAL[:2]])
     kernel = ntkit.NTK(nn.Sequential(conv((3,)), nn.ImageResize((4,)), nn.Erf(), pooled))

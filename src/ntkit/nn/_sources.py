@@ -79,10 +79,10 @@ def gathered(planes: Array, space: Space, of_x: Sequence[Sources], of_y: Sequenc
 def _made(space: Space, axis: int, x: Sources, y: Sources, out_frame: int) -> np.ndarray:
     """Those outputs of which every displacement that they read is there."""
     every, kept = everywhere(x.size, out_frame), space.displacements[axis]
-    read = x.read(y, space.frames[axis], out_frame, every)
-    if not isinstance(read, np.ndarray):  # any may be read
+    if not (isinstance(x.index, np.ndarray) and isinstance(y.index, np.ndarray)):  # any may be read
         assert np.isin(everywhere(space.sizes[axis], space.frames[axis]), kept).all()
         return every
+    read = x.read(y, space.frames[axis], out_frame, every)
     return every[(np.isin(read, kept) | ~x.inside(out_frame, every)).all((0, 1, 3))]
 
 
