@@ -80,6 +80,41 @@ NETWORKS = {
             nn.Flatten(),
         ],
     ),
+    "resized signals": (
+        (7,),
+        (4,),
+        [
+            conv((3,)),
+            relu,
+            nn.ImageResize((6,)),
+            conv((3,), strides=2),
+            nn.Residual(nn.Sequential(nn.ImageResize((5,), "nearest"), nn.ImageResize((3,)), conv((1,)))),
+            nn.GlobalAvgPool(),
+        ],
+    ),
+    "resized images": (
+        (4, 5),
+        (3, 2),
+        [
+            conv((2, 2), padding="VALID"),
+            nn.Sum(
+                nn.ImageResize((3, 3)),
+                nn.Sequential(nn.LocalAvgPool((2, 2)), nn.ImageResize((3, 3), "nearest"), relu, conv((1, 1))),
+            ),
+            relu,
+            nn.Flatten(),
+        ],
+    ),
+    "resized volumes": (
+        (3, 3, 2),
+        (2, 3, 1),
+        [
+            conv((2, 1, 1), padding="VALID"),
+            nn.Product(nn.ImageResize((2, 2, 2), "nearest"), nn.Sequential(conv((1, 1, 1)), nn.ImageResize((2, 2, 2)))),
+            nn.AvgPool((1, 2, 1), 1),
+            nn.Flatten(),
+        ],
+    ),
 }
 NETWORKS = {name: (large, small, nn.Sequential(*layers)) for name, (large, small, layers) in NETWORKS.items()}
 
@@ -95,7 +130,7 @@ def on_its_own(net, large, small):
     return sizes[0] / sizes[1] if isinstance(net[-1], nn.Flatten) else 1.0
 
 
-@pytest.mark.parametrize("name", ["images", "volumes"])
+@pytest.mark.parametrize("name", ["images", "volumes", "resized images", "resized volumes"])
 def test_masked_is_truncated(name, x64):
     large, small, net = NETWORKS[name]
     images = several(large, small, small)
@@ -107,7 +142,7 @@ def test_masked_is_truncated(name, x64):
         np.testing.assert_allclose(g[0, 1], g[1, 0], rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["signals", "transposed"])
+@pytest.mark.parametrize("name", ["signals", "transposed", "resized signals"])
 def test_the_diagonal_of_masked_is_that_of_truncated(name, x64):
     large, small, net = NETWORKS[name]
     images = several(small, large)
@@ -335,18 +370,17 @@ def test_every_layer_is_in_a_test_of_masks():
     exported = {getattr(nn, name) for name in nn.__all__}
     known = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, nn.Layer)}
     of_functions = {nn.Layer, nn.Nonlinearity, nn.Dual, nn.Affine, nn.Activation}
-    # The one has its tests in `test_batch`, as its images share their means; the other takes none.
-    assert known - of_functions - layers == {nn.BatchNorm, nn.ImageResize}
+    # It has its tests in `test_batch`: its images share their means.
+    assert known - of_functions - layers == {nn.BatchNorm}
 
 
 def test_layers_that_take_no_masks_say_so():
-    layer = nn.ImageResize((3, 3))
-    net = nn.Sequential(nn.Conv(8, (3, 3)), layer, nn.GlobalAvgPool())
-    masked = ntkit.pad([IMAGES[0, :2] + 1, IMAGES[0] + 1], (4, 4))
-    with pytest.raises(InputError, match="takes no masks"):
-        ntkit.NTK(net)(masked)
-    with pytest.raises(InputError, match="takes no masks"):
-        layer.apply((), masked)
+    class Unaware(nn.Identity):
+        elementwise = False
+
+    net = nn.Sequential(nn.Conv(8, (3, 3)), Unaware(), nn.GlobalAvgPool())
+    with pytest.raises(InputError, match="`Unaware` takes no masks"):
+        ntkit.NTK(net)(ntkit.pad([IMAGES[0, :2] + 1, IMAGES[0] + 1], (4, 4)))
 
 
 def test_one_pixel_of_masked_images(x64):

@@ -1,18 +1,20 @@
 """From a law of a pair of numbers to a law of two images: what a layer does to each pixel is written once, for one."""
 
+import itertools
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from ntkit.nn._law import Covariance, not_negative, safe_sqrt, size
 from ntkit.nn._layer import Layer
 from ntkit.nn._masks import common
-from ntkit.nn._planes import Space, in_memory
+from ntkit.nn._planes import Space, at_displacements, in_memory
 from ntkit.nn._sides import LEFT, PAIR, RIGHT, Sides, sides
 
 
@@ -55,6 +57,26 @@ def with_selves(fn: Callable[..., Covariance], *laws: Covariance) -> Covariance:
 def _read_or_left(cov: Covariance) -> Covariance:
     """With its gap; that of pixels is left to the next layer, which computes it in the loop that reads it."""
     return cov if cov.gap_known or cov.space is not None else gapped(cov)
+
+
+def met(laws: Sequence[Covariance]) -> list[Covariance]:
+    """With those displacements that all of them have: a branch may make more than is read of it."""
+    spaces = [law.space for law in laws if law.space is not None]
+    each = list(zip(*(space.displacements for space in spaces), strict=True))
+    if all(isinstance(d, np.ndarray) for d in itertools.chain(*each)):
+        shared = tuple(reduce(np.intersect1d, axis) for axis in each)
+        return [_at(law, shared) for law in laws]
+    return list(laws)
+
+
+def _at(law: Covariance, displacements: tuple[np.ndarray, ...]) -> Covariance:
+    space = law.space
+    if space is None or all(map(np.array_equal, space.displacements, displacements)):
+        return law
+    xy, ntk, gap = (at_displacements(a, space, displacements) for a in (law.xy, law.ntk, law.gap))
+    selves = None if law.selves is None else (_at(law.selves[0], displacements), _at(law.selves[1], displacements))
+    kept = Space(space.sizes, space.frames, displacements)
+    return law.replace(xy=xy, ntk=ntk, gap=gap, selves=selves, space=kept)
 
 
 def over_pixels(layer: Layer, fn: Callable[[Covariance], Covariance], cov: Covariance) -> Covariance:

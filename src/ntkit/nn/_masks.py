@@ -184,6 +184,13 @@ def _check_left(message: str, mask: Mask | None) -> None:
         raise InputError(f"Image {int(np.argmin(some))} {message}.")
 
 
+def masks_behind(layer: Any, x: Masked) -> Mask | None:
+    """Those of its output; refuses images that have no pixels left, where the mask is known."""
+    mask = layer.exists(x.shape, x.mask)
+    _check_left(_TOO_SMALL.format(layer.name), mask)
+    return mask
+
+
 def on_existing(apply: Callable[..., Any]) -> Callable[..., Any]:
     """A layer's `apply` for arrays, made to take `Masked`, too: it reads zeros at missing pixels."""
 
@@ -191,8 +198,7 @@ def on_existing(apply: Callable[..., Any]) -> Callable[..., Any]:
     def on_either(self: Any, params: Any, x: Any, *, key: Any = None) -> Any:
         if not isinstance(x, Masked):
             return apply(self, params, x, key=key)
-        mask = self.exists(x.shape, x.mask)
-        _check_left(_TOO_SMALL.format(self.name), mask)
+        mask = masks_behind(self, x)
         out = apply(self, params, x.filled(), key=key)
         return out if mask is None else Masked(out, mask)
 

@@ -468,6 +468,11 @@ def shared_windows(window: Window, size: int, frame: int) -> np.ndarray:
     return counts / (window.size * window.taps**2)
 
 
+def everywhere(size: int, frame: int) -> np.ndarray:
+    """The displacements of an axis at which any pair of pixels lies in the image."""
+    return np.array([d for d in range(frame) if d < size or d > frame - size])
+
+
 def over_diagonal(planes: Array, space: Space) -> Array:
     """The mean over the pairs of a pixel with itself."""
     for axis, d in enumerate(space.displacements):
@@ -496,6 +501,14 @@ def read_by_reframing(size: int, frame: int, new_frame: int, d: np.ndarray) -> n
     pixels = np.arange(size)[None]
     partners = (pixels + d[:, None]) % new_frame
     return np.unique(((partners - pixels) % frame)[partners < size])
+
+
+def at_displacements(planes: Array, space: Space, displacements: Sequence[np.ndarray]) -> Array:
+    """Those planes alone."""
+    if planes.ndim:
+        for axis, (kept, d) in enumerate(zip(space.displacements, displacements, strict=True)):
+            planes = _take(planes, np.array([int(np.flatnonzero(kept == one)[0]) for one in d]), axis)
+    return planes
 
 
 def _take(planes: Array, index: np.ndarray, axis: int) -> Array:

@@ -12,6 +12,7 @@ from ntkit.nn._planes import Space, read_by_reframing
 from ntkit.nn.batch import centrings
 from ntkit.nn.combinators import Sequential, flat
 from ntkit.nn.pooling import Flatten, PooledFlatten, Pooling
+from ntkit.nn.resizing import of_masked
 
 # Frames are looked for up to so many times the image's size.
 LONGEST = 4
@@ -74,7 +75,7 @@ def plan_of_several(nets: Sequence[Layer], shape: Shape) -> tuple[Plan, list[End
 
 def _read(net: Layer, shape: Shape, masked: bool) -> tuple[list[Layer], Sequential]:
     """The layers up to the one behind which there are no pixels, and those behind it."""
-    layers, shapes = flat(net), [shape]
+    layers, shapes = flat(of_masked(net) if masked else net), [shape]
     for layer in layers:
         shapes.append(layer.shape(shapes[-1]))
     ends = next((i for i, after in enumerate(shapes[1:]) if len(after) == 2), None)

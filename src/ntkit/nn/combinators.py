@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance, add, multiply
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
-from ntkit.nn._lift import behind, through
+from ntkit.nn._lift import behind, met, through
 from ntkit.nn._masks import Mask, Masked, common, joined
 from ntkit.nn.activations import Identity, Nonlinearity
 
@@ -302,8 +302,8 @@ def _as_branches(owner: str, branches: tuple[Any, ...]) -> tuple[Layer, ...]:
 
 
 def _folded(fn: Callable[[Covariance, Covariance], Covariance], laws: list[Covariance]) -> Covariance:
-    total = laws[0]
-    for law in laws[1:]:
+    total, *others = met(laws)
+    for law in others:
         total = through(fn, total, law)
     return total
 

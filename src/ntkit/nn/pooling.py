@@ -19,6 +19,7 @@ from ntkit.nn._planes import (
     Padding,
     Space,
     Window,
+    everywhere,
     fixed,
     over_diagonal,
     over_everything,
@@ -299,6 +300,4 @@ def _existing_pairs(cov: Covariance) -> Array | int:
 
 def every_displacement(shape: Shape, frames: Frames) -> Displacements:
     """Those at which any pair of pixels lies in the image."""
-    return tuple(
-        np.array([d for d in range(f) if d < n or d > f - n]) for n, f in zip(shape[1:-1], frames, strict=True)
-    )
+    return tuple(map(everywhere, shape[1:-1], frames))

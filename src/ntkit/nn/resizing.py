@@ -1,23 +1,26 @@
 """Layers that read fixed pixels: other sizes, and parts of images."""
 
+import functools
 import operator
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ntkit.errors import InputError
 from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
-from ntkit.nn._lift import over_pixels, with_selves
-from ntkit.nn._masks import Mask, is_known, on_existing
+from ntkit.nn._lift import over_pixels
+from ntkit.nn._masks import Mask, Masked, is_known, masks_behind, on_existing
 from ntkit.nn._planes import Space
 from ntkit.nn._sources import Sources, gathered, loosened, read_by_sources, without_axes
 from ntkit.nn._windows import MOST_AXES, positive_sizes, spatial_shape
 from ntkit.nn.conv import _shape_of
-from ntkit.nn.pooling import _Exit, mixed
+from ntkit.nn.pooling import _Exit, every_displacement, mixed
 
 
 class ImageResize(Layer):
@@ -28,6 +31,8 @@ class ImageResize(Layer):
     `antialias=False`. The weights w are fixed, so different pixels are read together, as in pooling:
 
         K'(o, o') = sum_{f, g} w_f(o) w_g(o') K(src_f(o), src_g(o')),    Theta' alike
+
+    Of masked images each is resized on its own: n are its pixels up to the last that exists.
 
     **Arguments:** `shape`: the new size of each spatial axis. `method`: "nearest" or "linear".
     """
@@ -53,25 +58,51 @@ class ImageResize(Layer):
         return False
 
     def exists(self, shape: Shape, mask: Mask) -> Mask:
-        raise InputError(
-            "`ImageResize` takes no masks: it would stretch the padded image and not the pixels that exist. Resize "
-            "each image before `ntkit.pad`, to one size, and no mask is needed."
-        )
+        """Where all pixels do that are read."""
+        self.shape(shape)
+        lead = mask.ndim - len(self.sizes)
+        for axis, s in enumerate(self._sources_of(mask)):
+            read = _by_taps(mask, lead, axis, s)
+            mask = functools.reduce(operator.and_, (there | (weights == 0) for there, weights in read))
+        return mask
 
     def shape(self, shape: Shape) -> Shape:
         spatial_shape("ImageResize", shape, len(self.sizes))
         return (shape[0], *self.sizes, shape[-1])
 
-    @on_existing
-    def apply(self, params: Params, x: Float[Array, "n ... c"], *, key: PRNGKeyArray | None = None) -> Array:
-        return jax.image.resize(x, self.shape(x.shape), self.method, antialias=False)
+    def apply(self, params: Params, x: Float[Array, "n ... c"] | Masked, *, key: PRNGKeyArray | None = None) -> Any:
+        if not isinstance(x, Masked):
+            return jax.image.resize(x, self.shape(x.shape), self.method, antialias=False)
+        mask: Mask = masks_behind(self, x)
+        values = jnp.asarray(x.filled())
+        for axis, s in enumerate(self._sources_of(x.mask)):
+            read = _by_taps(values, 1, axis, s)
+            values = functools.reduce(operator.add, (v * weights.astype(v.dtype) for v, weights in read))
+        return Masked(values, mask)
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return with_selves(lambda cov: _read(cov, self._sources(_shape_of(cov))), cov)
+        return over_pixels(self, self._resized, cov)
+
+    def _resized(self, cov: Covariance) -> Covariance:
+        if cov.masks is None:
+            of_x = of_y = self._sources(_shape_of(cov))
+        else:
+            of_x, of_y = map(self._sources_of, cov.masks)
+        return _read(cov, of_x, of_y)
 
     def _sources(self, shape: Shape) -> list[Sources]:
-        taps = _nearest if self.method == "nearest" else _linear
-        return [taps(n, out) for n, out in zip(shape[1:-1], self.sizes, strict=True)]
+        return [_sources(n, out, self.method) for n, out in zip(shape[1:-1], self.sizes, strict=True)]
+
+    def _sources_of(self, mask: Mask) -> list[Sources]:
+        """Those of the images that masks tell of, with or without a batch axis, each of its own size."""
+        each, most = zip(_extents(mask, len(self.sizes)), self.sizes, strict=True), mask.shape[-len(self.sizes) :]
+        largest = 2 * max(n * out for n, out in zip(most, self.sizes, strict=True))
+        if not isinstance(mask, np.ndarray) and largest > jnp.iinfo(jnp.zeros((), int).dtype).max:
+            raise InputError(
+                f"`ImageResize` of masked images {most} to {self.sizes} counts beyond 32 bits. Switch on 64 bits: "
+                '`jax.config.update("jax_enable_x64", True)`.'
+            )
+        return [_sources(n, out, self.method) for n, out in each]
 
     def check(self, signal: Signal) -> Signal:
         return signal
@@ -83,23 +114,70 @@ class ImageResize(Layer):
         return read_by_sources(shape[1:-1], frames, self._sources(shape), wanted)
 
 
-def _nearest(size: int, out: int) -> Sources:
-    index = (2 * np.arange(out) + 1) * size // (2 * out)
-    return Sources(index[None], np.ones((1, out)))
+class _OfMasked(ImageResize):
+    """Of masked images: their sizes are data, so any displacement may be read."""
+
+    @property
+    def name(self) -> str:
+        return "ImageResize"
+
+    def wanted(self, shape: Shape, frames: Frames, wanted: Displacements) -> Displacements:
+        return every_displacement(shape, frames)
 
 
-def _linear(size: int, out: int) -> Sources:
-    place = np.clip((2 * np.arange(out) + 1) * size / (2 * out) - 0.5, 0, size - 1)
-    low = np.minimum(place.astype(int), max(size - 2, 0))
-    if np.array_equal(place, low):  # nothing lies between two pixels
-        return Sources(low[None], np.ones((1, out)))
-    return Sources(np.stack([low, np.minimum(low + 1, size - 1)]), np.stack([1 - (place - low), place - low]))
+def of_masked(net: Layer) -> Layer:
+    """The network as a plan for masked images needs it, in branches too."""
+
+    def changed(node: Any) -> Any:
+        return _OfMasked(node.sizes, node.method) if _is_resize(node) else node
+
+    return jax.tree.map(changed, net, is_leaf=_is_resize)
 
 
-def _read(cov: Covariance, sources: list[Sources], dropped: tuple[int, ...] = ()) -> Covariance:
+def _is_resize(node: Any) -> bool:
+    return isinstance(node, ImageResize)
+
+
+def _sources(size: Any, out: int, method: str) -> Sources:
+    """Of an axis of so many pixels, a number; or of several, an array, whose axes come first. In whole numbers."""
+    xp = jnp if isinstance(size, jax.Array) else np
+    size, whole = xp.asarray(size)[..., None, None], 2 * out
+    odd = np.arange(1, whole, 2).reshape((1,) * (size.ndim - 1) + (out,))
+    if method == "nearest":
+        index = odd * size // whole
+        return Sources(index, xp.ones(index.shape))
+    place = xp.clip(odd * size - out, 0, whole * (size - 1))  # times `whole`
+    low, share = place // whole, (place % whole).astype(float) / whole
+    if xp is np and not share.any():  # nothing lies between two pixels
+        return Sources(low, np.ones(low.shape))
+    index = xp.concatenate([low, xp.minimum(low + 1, size - 1)], -2)
+    return Sources(index, xp.concatenate([1 - share, share], -2))
+
+
+def _extents(mask: Mask, rank: int) -> list[Any]:
+    """How many pixels an image has along each of its last axes, up to the last one that exists; 1 where none does."""
+    xp, each = np if isinstance(mask, np.ndarray) else jnp, []
+    for axis in range(-rank, 0):
+        there: Any = mask.any(tuple(other for other in range(-rank, 0) if other != axis))
+        counts = np.arange(1, there.shape[-1] + 1).reshape((1,) * (there.ndim - 1) + (-1,))
+        each.append(xp.max(xp.where(there, counts, 1), -1))
+    return each
+
+
+def _by_taps(values: Any, lead: int, axis: int, s: Sources) -> list[tuple[Any, Any]]:
+    """What each tap reads along an axis, counted from those `lead` that `s` has in front, and its weights beside it."""
+    xp: Any = np if isinstance(values, np.ndarray) and isinstance(s.index, np.ndarray) else jnp
+    shape = (*s.index.shape[:lead], *(-1 if a == axis else 1 for a in range(values.ndim - lead)))
+    each = [(s.index[..., f, :].reshape(shape), s.weights[..., f, :].reshape(shape)) for f in range(s.taps)]
+    return [(xp.take_along_axis(values, index, lead + axis), weights) for index, weights in each]
+
+
+def _read(
+    cov: Covariance, of_x: Sequence[Sources], of_y: Sequence[Sources], dropped: tuple[int, ...] = ()
+) -> Covariance:
     space = cov.space
     assert space is not None
-    (xy, out), (ntk, _) = (gathered(a, space, sources) for a in (cov.xy, cov.ntk))
+    (xy, out), (ntk, _) = (gathered(a, space, of_x, of_y) for a in (cov.xy, cov.ntk))
     (xy, kept), (ntk, _) = (without_axes(a, out, dropped) for a in (xy, ntk))
     return mixed(cov.replace(xy=xy, ntk=ntk, space=kept))
 
@@ -204,7 +282,11 @@ class _Part(Layer):
         return x[(slice(None), *(one if isinstance(one, int) else slice(*one) for one in self.picked))]
 
     def propagate(self, cov: Covariance) -> Covariance:
-        return over_pixels(self, lambda cov: _read(cov, self._sources(_shape_of(cov)), self._dropped), cov)
+        return over_pixels(self, self._part, cov)
+
+    def _part(self, cov: Covariance) -> Covariance:
+        sources = self._sources(_shape_of(cov))
+        return _read(cov, sources, sources, self._dropped)
 
     def exists(self, shape: Shape, mask: Mask) -> Mask:
         return _masks_part(self.picked, mask)
