@@ -241,8 +241,9 @@ def blocks_by_hand(images, n):
     return weighted(*law, alone, 0.9, BETA)
 
 
-@pytest.mark.parametrize("lengths", [(4, 2, 5, 3), (4, 4, 4, 4)], ids=["masked", "whole"])
+@pytest.mark.parametrize("lengths", [(4, 2, 5, 4), (4, 4, 4, 4)], ids=["masked", "whole"])
 def test_residual_blocks_of_images_centre(lengths, x64):
+    # None has two pixels behind the first layer: sums over three would make copies of them, whose angle is rounding.
     images = signals(*lengths)
     got = laws.quickly(ntkit.Both(blocks()))(garbled(*images) if len(set(lengths)) > 1 else np.stack(images))
     for g, want in zip(got, blocks_by_hand(images, 4), strict=True):
