@@ -192,7 +192,7 @@ def every_depth(net, x):
 
 @jax.jit
 def _start(x):
-    from ntkit._pairs import pair_laws, variances
+    from ntkit.kernels._pairs import pair_laws, variances
 
     law = pair_laws(x, None)
     law = ntkit.nn.Covariance(law.xx[:, None], law.xy, law.yy[None, :], jnp.zeros_like(law.xy), law.gap, law.width)

@@ -17,7 +17,6 @@ if sys.argv[:1] == ["-m"] and {"ntkit", "ntkit.cli"} & set(sys.orig_argv):  # Py
     ntkit_command.hear()
 
 from ntkit import nn
-from ntkit._together import Together
 from ntkit.diagnose import alignment, compare_training, drift, feature_study, frequency_study, width_study
 from ntkit.empirical import (
     ByJacobian,
@@ -31,7 +30,7 @@ from ntkit.empirical import (
 )
 from ntkit.errors import ComputationError, InputError, NtkitError
 from ntkit.gram import gram
-from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, kernels
+from ntkit.kernels import NNGP, NTK, Both, Kernel, Kernels, Together, kernels
 from ntkit.linalg import CG, Cholesky, JitterWarning, effective_rank, logdet, top_eigenpairs, trace
 from ntkit.nn._masks import Masked, pad
 from ntkit.predict import (

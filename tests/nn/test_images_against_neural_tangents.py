@@ -12,7 +12,7 @@ import pytest
 
 import ntkit
 from ntkit import _images, nn
-from ntkit._images import image_laws
+from ntkit.kernels._images import image_laws
 
 REFERENCE = np.load(Path(__file__).parents[1] / "oracles" / "neural_tangents_images.npz")
 

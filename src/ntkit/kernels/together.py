@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from ntkit._images import pairs_of_several
-from ntkit._laws import laws_of_examples, laws_of_pairs
 from ntkit.errors import InputError
-from ntkit.kernels import NNGP, NTK, Inputs, Kernel, OfNetwork, Others, arrays_of, widened, with_diagonal
+from ntkit.kernels._images import pairs_of_several
+from ntkit.kernels._laws import laws_of_examples, laws_of_pairs
+from ntkit.kernels.kernel import NNGP, NTK, Inputs, Kernel, OfNetwork, Others, arrays_of, widened, with_diagonal
 from ntkit.nn import Layer, Sequential
 from ntkit.nn._masks import Masked
 from ntkit.nn.combinators import flat

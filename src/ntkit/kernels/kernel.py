@@ -1,8 +1,4 @@
-"""Kernels of infinitely wide networks: one pair in, one number out; batching lives here.
-
-A kernel is anything with `kernel(x1, x2=None) -> (n, m)` and `kernel.diagonal(x) -> (n,)`. Whatever stands behind it,
-infinite networks here, empirical ones or sketches elsewhere, kernels add and multiply, and all else takes them alike.
-"""
+"""What a kernel is, how kernels add and multiply, and those of one network: `NTK`, `NNGP` and `Both`."""
 
 import abc
 import math
@@ -16,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntkit._check import as_host_array, check_dtype, check_finite, is_float
-from ntkit._images import pairs_of_pixels
-from ntkit._laws import law_of_examples, law_of_pairs
-from ntkit._pairs import check_batches
 from ntkit.errors import InputError
+from ntkit.kernels._images import pairs_of_pixels
+from ntkit.kernels._laws import law_of_examples, law_of_pairs
+from ntkit.kernels._pairs import check_batches
 from ntkit.nn import Layer, Signal
 from ntkit.nn._law import Scalar
 from ntkit.nn._masks import Masked, check_pixels, is_full, values_of

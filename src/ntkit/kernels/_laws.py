@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array
 
 from ntkit._check import is_float
-from ntkit._images import Means, diagonals_of_several, image_diagonal, image_laws, laws_of_several
-from ntkit._means import image_means
-from ntkit._pairs import pair_laws, variances
 from ntkit.errors import InputError
+from ntkit.kernels._images import Means, diagonals_of_several, image_diagonal, image_laws, laws_of_several
+from ntkit.kernels._means import image_means
+from ntkit.kernels._pairs import pair_laws, variances
 from ntkit.nn import Covariance, Layer
 from ntkit.nn._masks import Masked
 from ntkit.nn._stages import plan

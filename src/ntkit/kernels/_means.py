@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ntkit._images import Means, image_diagonal, image_laws
 from ntkit.errors import InputError
+from ntkit.kernels._images import Means, image_diagonal, image_laws
 from ntkit.nn import Layer
 from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
 from ntkit.nn._masks import Masked
