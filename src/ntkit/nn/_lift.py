@@ -136,7 +136,9 @@ def _lifted(ways: Ways, *laws: Covariance) -> Covariance:
         out = _of_pairs(ways, space, *laws)
     masks = [law.masks for law in laws if law.masks is not None]
     left_right = tuple(common(side) for side in zip(*masks, strict=True)) if masks else None
-    return laws[0].replace(**out, masks=left_right, gap_known="gap" in out)
+    # What a switch hands on XLA writes down.
+    written = bool(ways.limits) and not laws[0].one
+    return laws[0].replace(**out, masks=left_right, gap_known="gap" in out, written=written)
 
 
 def _of_one(fn: Callable[..., Covariance], space: Space, *laws: Covariance) -> dict[str, Any]:

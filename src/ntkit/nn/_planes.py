@@ -273,9 +273,9 @@ def _strided(space: Space, windows: Sequence[Window]) -> Space:
         if frame % window.stride:
             raise AssertionError(f"a frame of {frame} does not fit a stride of {window.stride}")
         frames.append(frame // window.stride)
-        displacements.append(
-            d[d % window.stride == 0] // window.stride if isinstance(d, np.ndarray) else d // window.stride
-        )
+        d = d[d % window.stride == 0] if isinstance(d, np.ndarray) else d
+        # Not by 1: the same number by another name, and what depends on it is computed once more for every layer.
+        displacements.append(d // window.stride if window.stride > 1 else d)
     return Space(tuple(w.size for w in windows), tuple(frames), tuple(displacements))
 
 
@@ -300,19 +300,16 @@ def _summed(planes: Array, window: Window, size: int, axis: int, taps: Sequence[
 
 
 def _padded(planes: Array, window: Window, size: int, axis: int) -> Array:
-    """Long enough for every tap, in memory: else XLA fuses what comes before into each tap, and computes it so often.
-
-    It fuses through a mere barrier and through `lax.pad`, but makes a loop of its own for arrays that are joined.
-    """
+    """Long enough for every tap, in memory: else XLA fuses what comes before into each tap and computes it so often."""
     low, high = window.before, max(int(window.sources().max()) - size + 1, 0)
     parts = [planes]
     if low:
         parts.insert(0, _beside(planes, np.arange(-low, 0), window, axis))
     if high:
         parts.append(_beside(planes, np.arange(size, size + high), window, axis))
-    # An array of one part would be fused again.
-    parts = parts if len(parts) > 1 else [planes, _beside(planes, np.zeros(1, int), window, axis)]
-    return lax.optimization_barrier(jnp.concatenate(parts, axis))
+    longer = jnp.concatenate(parts, axis)
+    # Joined on both sides it is a loop of its own, with zeros on one side alone a mere pad, which is fused.
+    return lax.optimization_barrier(longer) if low and high else in_memory(longer)
 
 
 def _beside(planes: Array, pixels: np.ndarray, window: Window, axis: int) -> Array:

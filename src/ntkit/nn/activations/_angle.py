@@ -61,21 +61,20 @@ def acute(xx: Scalars, xy: Scalars, yy: Scalars, gap: Scalars) -> tuple[Scalars,
     return chord * _polynomial(_ASIN_FIT[bytes], w), roots[0] * roots[1], roots[0] * roots[1] * wedge
 
 
-def arctangent(rise: Scalars, run: Scalars) -> Scalars:
-    """atan(rise / run) for run > 0. Equivalent to `jnp.arctan2(rise, run)`, which XLA for CPU computes one by one, at
-    ten times the time."""
-    far = size(rise)
-    least = least_angle(jnp.minimum(far, run), jnp.maximum(far, run))
-    steep = jnp.where(far > run, math.pi / 2 - least, least)
-    return jnp.where(rise < 0, -steep, steep)
+def from_sides(sine: Scalars, cosine: Scalars) -> Scalars:
+    """The angle in [-pi / 2, pi / 2] with this sine and cosine. `jnp.arctan2(sine, cosine)`, which XLA for CPU
+    computes one by one, takes ten times as long."""
+    far = size(sine)
+    least = least_angle(jnp.minimum(far, cosine))
+    steep = jnp.where(far > cosine, math.pi / 2 - least, least)
+    return jnp.where(sine < 0, -steep, steep)
 
 
-def least_angle(low: Scalars, high: Scalars) -> Scalars:
-    """The same for 0 <= low <= high, 0 < high: at most pi / 4."""
-    ratio = low / high
-    square = ratio * ratio
-    w = square / (1 + square)  # sin^2 of it, at most 1/2
-    return ratio / jnp.sqrt(1 + square) * _polynomial(_ASIN_FIT[8 if w.dtype.itemsize > 4 else 4], w)
+def least_angle(sine: Scalars) -> Scalars:
+    """The angle in [0, pi / 4] with this sine. No division and no root: each is a loop of its own over all pairs of
+    pixels, read by several others."""
+    w = sine * sine
+    return sine * _polynomial(_ASIN_FIT[8 if w.dtype.itemsize > 4 else 4], w)
 
 
 def _polynomial(coefficients: tuple[float, ...], w: Scalars) -> Scalars:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ntkit.nn._law import Covariance, Scalar, not_negative, safe_divide, safe_sqrt, size
 from ntkit.nn._layer import Signal
-from ntkit.nn.activations._angle import acute, arctangent
+from ntkit.nn.activations._angle import acute, from_sides
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 
 
@@ -132,11 +132,11 @@ class Sign(Nonlinearity):
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         psi, s, _ = acute(xx, xy, yy, gap)
         alive = s > 0
-        # pi / 2 - theta as an arctangent: for nearly orthogonal inputs the difference would lose its digits.
+        # pi / 2 - theta, from its sides: for nearly orthogonal inputs the difference would lose its digits.
         over = safe_divide(jnp.ones_like(xx), safe_sqrt(xx)) * safe_divide(jnp.ones_like(yy), safe_sqrt(yy))
         cosine = over * xy
         opposite = jnp.where(alive, safe_sqrt(over * gap * (1 + size(cosine))), 1)
-        value = jnp.where(alive, arctangent(cosine, opposite) * (2 / math.pi), 0)
+        value = jnp.where(alive, from_sides(cosine, opposite) * (2 / math.pi), 0)
         return Dual(value, jnp.zeros_like(value), jnp.where(alive, psi * (2 / math.pi), 0))
 
     def diagonal(self, q: Array) -> Diagonal:

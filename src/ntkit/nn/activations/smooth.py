@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ntkit.nn._law import Covariance, Scalar, is_zero, lost, not_negative, relative, safe_divide, safe_sqrt, size
 from ntkit.nn.activations import _arc
-from ntkit.nn.activations._angle import arctangent, least_angle
+from ntkit.nn.activations._angle import from_sides, least_angle
 from ntkit.nn.activations._base import Diagonal, Dual, Nonlinearity, Parity
 
 
@@ -82,7 +82,7 @@ class Erf(Nonlinearity):
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(2, xx, xy, yy, gap)
         cosine, rows = pair.cosine, (_arc.Row.of(2 * xx), _arc.Row.of(2 * yy))
-        value = (2 / math.pi) * arctangent(2 * pair.c, cosine)
+        value = (2 / math.pi) * from_sides(2 * pair.c, cosine)
         derivative = (4 / math.pi) * pair.inverse
         loss = _arc.loss(*rows, pair.half, 2 * size(pair.c), pair.root, 2 * pair.over(gap))
         top = safe_sqrt(self.diagonal(xx).value) * safe_sqrt(self.diagonal(yy).value)
@@ -111,9 +111,10 @@ class Gelu(Nonlinearity):
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
         pair = _Scaled.of(1, xx, xy, yy, gap)
         cosine, far = pair.cosine, size(pair.c)
-        # One arctangent, of a number up to 1, for w = atan(|c| / sqrt(D)) and A = pi / 2 +- w, both to the last digit.
+        # One angle of at most pi / 4 for w = atan(|c| / sqrt(D)) and A = pi / 2 +- w, both to the last digit: c^2 + D
+        # is R^2, so that both are sides over R.
         steep = far > cosine
-        least = least_angle(jnp.minimum(far, cosine), jnp.maximum(far, cosine))
+        least = least_angle(jnp.minimum(far, cosine))
         w, small = jnp.where(steep, math.pi / 2 - least, least), least / (2 * math.pi)
         # As in `diagonal`: over many layers each rounding of A / 2 pi counts.
         turn = jnp.where(xy < 0, jnp.where(steep, small, 0.25 - small), jnp.where(steep, 0.5 - small, 0.25 + small))
