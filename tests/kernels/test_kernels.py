@@ -172,7 +172,7 @@ def test_a_kernel_of_no_rows_is_empty():
 
 def test_agrees_with_neural_tangents():
     """Numbers of neural-tangents 0.6.5 (tests/oracles/neural_tangents_reference.py), float64."""
-    with np.load(Path(__file__).parent / "oracles" / "neural_tangents.npz") as file:
+    with np.load(Path(__file__).parents[1] / "oracles" / "neural_tangents.npz") as file:
         reference = dict(file)
     x1, x2 = jnp.asarray(reference["x1"]), jnp.asarray(reference["x2"])
     dense = lambda w=1.3, b=0.2, **kw: nn.Dense(16, w, b, **kw)  # noqa: E731

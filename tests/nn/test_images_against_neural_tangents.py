@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import ntkit
-from ntkit import _images, nn
+from ntkit import nn
+from ntkit.kernels import _images
 from ntkit.kernels._images import image_laws
 
 REFERENCE = np.load(Path(__file__).parents[1] / "oracles" / "neural_tangents_images.npz")
