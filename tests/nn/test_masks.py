@@ -10,7 +10,7 @@ import ntkit
 from ntkit import nn
 from ntkit.errors import InputError
 from ntkit.nn._masks import behind_windows
-from ntkit.nn._planes import Window
+from ntkit.nn._taps import Window
 from ntkit.nn.activations.registry import activation_names
 from ntkit.nn.activations.series import Tabulated
 

@@ -11,8 +11,9 @@ from ntkit.kernels._images import Means, image_diagonal, image_laws
 from ntkit.nn import Layer
 from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
 from ntkit.nn._masks import Masked
-from ntkit.nn._planes import Space, over_partners
+from ntkit.nn._planes import Space
 from ntkit.nn._stages import plan
+from ntkit.nn._sums import over_partners
 from ntkit.nn.batch import Centring, centrings
 from ntkit.nn.combinators import Branches, Sequential, flat
 from ntkit.nn.pooling import _Exit, every_displacement

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ntkit.errors import InputError
-from ntkit.nn._planes import Window
+from ntkit.nn._taps import Window
 
 Mask = Any  # (n, *space) or (*space), NumPy's or JAX's
 

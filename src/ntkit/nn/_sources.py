@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ntkit.nn._layer import Displacements, Frames
-from ntkit.nn._planes import Space, _along2, everywhere
+from ntkit.nn._planes import Space, along2, everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _gathered_along(planes: Array, space: Space, out: Space, axis: int, x: Sourc
         for g in range(y.taps):
             term = jnp.moveaxis(moved[places[f, g], x.index[f][None]], (0, 1), (axis, rank + axis))
             if not isinstance(weights, np.ndarray) or (weights[f, g] != 1).any():
-                term = term * _along2(weights[f, g], axis, rank).astype(planes.dtype)
+                term = term * along2(weights[f, g], axis, rank).astype(planes.dtype)
             total = term if total is None else total + term
     assert total is not None
     return total

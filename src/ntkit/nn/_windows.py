@@ -8,7 +8,7 @@ import numpy as np
 
 from ntkit.errors import InputError
 from ntkit.nn._layer import Displacements, Frames, Shape
-from ntkit.nn._planes import Padding, Window
+from ntkit.nn._taps import Padding, Window
 
 MOST_AXES = 3
 

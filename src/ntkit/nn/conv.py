@@ -14,7 +14,7 @@ from ntkit.nn._law import Covariance, Scalar
 from ntkit.nn._layer import Displacements, Frames, Params, Shape, Signal
 from ntkit.nn._lift import gapped, over_pixels, through
 from ntkit.nn._masks import Mask, behind_windows, on_existing
-from ntkit.nn._planes import Padding, Window, dilated, shared
+from ntkit.nn._taps import Padding, Window, dilated, shared
 from ntkit.nn._windows import per_axis, positive_sizes, spatial_shape, strided_frames, strided_wanted, windows_of
 from ntkit.nn.weights import Law, Parameterization, Weighted, checked_weights
 

@@ -15,18 +15,9 @@ from ntkit.nn._law import Covariance
 from ntkit.nn._layer import Displacements, Frames, Layer, Params, Shape, Signal
 from ntkit.nn._lift import gapped, over_pixels, written
 from ntkit.nn._masks import Mask, Masked, behind_windows, on_existing
-from ntkit.nn._planes import (
-    Padding,
-    Space,
-    Window,
-    everywhere,
-    fixed,
-    over_diagonal,
-    over_everything,
-    over_windows,
-    read_by_pooling,
-    shared_windows,
-)
+from ntkit.nn._planes import Space, everywhere
+from ntkit.nn._sums import over_diagonal, over_everything, over_windows, shared_windows
+from ntkit.nn._taps import Padding, Window, fixed, read_by_pooling
 from ntkit.nn._windows import per_axis, spatial_shape, strided_frames, windows_of
 from ntkit.nn.conv import _shape_of, around
 
