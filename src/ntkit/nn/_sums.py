@@ -15,21 +15,23 @@ from ntkit.nn._taps import Window
 
 def over_everything(planes: Array, space: Space) -> Array:
     """The sum over all pairs of pixels that are there; over some planes only, in a loop over planes."""
-    for axis in range(space.rank):
-        inside = space.inside(axis)
-        if inside is not None:
-            planes = planes * along2(inside, axis, space.rank).astype(planes.dtype)
+    planes = _there(planes, space)
     # Column by column: XLA for CPU adds up a single number one term after the other.
     return jnp.sum(jnp.sum(planes, axis=tuple(range(planes.ndim - 1))))
 
 
 def over_partners(planes: Array, space: Space) -> Array:
     """The sum over p', for every p; over some planes only their part of it, as in `over_everything`."""
+    return jnp.sum(_there(planes, space), axis=tuple(range(space.rank)))
+
+
+def _there(planes: Array, space: Space) -> Array:
+    """With zeros where p' lies outside the image."""
     for axis in range(space.rank):
         inside = space.inside(axis)
         if inside is not None:
             planes = planes * along2(inside, axis, space.rank).astype(planes.dtype)
-    return jnp.sum(planes, axis=tuple(range(space.rank)))
+    return planes
 
 
 def over_windows(planes: Array, space: Space, windows: Sequence[Window]) -> Array:

@@ -62,7 +62,7 @@ def shared(planes: Array, space: Space, windows: Sequence[Window], written: bool
         return planes, _strided(space, windows)
     planes = _select(planes, space, windows)
     out = _strided(space, windows)
-    if all(window.taps == 1 for window in windows):
+    if all(window.taps == 1 for window in windows) and not written:
         planes = in_memory(planes)
     if space.rank > 1 and all(window.keeps(size) for window, size in zip(windows, space.sizes, strict=True)):
         planes = _shared_in_rows(planes, space, windows, written)
