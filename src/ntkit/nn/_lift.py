@@ -180,12 +180,14 @@ def _where_diagonal(space: Space, same: dict[str, Any], pairs: dict[str, Any]) -
 
 
 def _of_pairs(known: Ways, space: Space, *laws: Covariance) -> dict[str, Any]:
-    ways = [_Way(*each, space, laws, gap=not known.limits) for each in known.each]
     pair = [(law.xy, law.ntk, law.gap) for law in laws]
     if not known.limits:
+        (way,) = _ways(known.each, space, laws, gap=True)
         names = ("xx", "yy", "xy", "ntk", "gap")
-        return dict(zip(names, ways[0](ways[0].inputs, pair), strict=True)) | {"width": ways[0].width}
+        return dict(zip(names, way(way.inputs, pair), strict=True)) | {"width": way.width}
     # Which way serves x, and which y, is asked of each alone. Their gap would be a difference: who reads it forms it.
+    # Those for small variances read the same of one input, the last one other things.
+    ways = _ways(known.each[:-1], space, laws, gap=False) + _ways(known.each[-1:], space, laws, gap=False)
     beyond = [_beyond(known.limits, q) for q in (laws[0].xx, laws[0].yy)]
     turns = [lambda inputs, pair, k=k, way=way: way(inputs[k], pair)[2:] for k, way in enumerate(ways)]
     xy, ntk = lax.switch(jnp.maximum(*beyond), turns, [way.inputs for way in ways], pair)
@@ -205,50 +207,77 @@ Kinds = tuple[tuple[int, bool], ...]
 """Of each law its width, and whether its gap is known."""
 
 
-class _Way:
-    """fn at every pair of pixels, in parts: what belongs to x or to y alone comes first.
+class _Read:
+    """What some functions of a pair, together, read of x and of y, once for all of them.
 
-    Where fn works on many arrays, a few displacements at a time.
+    Where one works on many arrays, that is computed where it is read, a few displacements at a time.
     """
 
-    def __init__(self, fn: Propagate, intermediates: int, space: Space, laws: Sequence[Covariance], gap: bool):
-        self._space, self._many = space, intermediates > 1
+    def __init__(self, each: Sequence[tuple[Propagate, int]], space: Space, laws: Sequence[Covariance], gap: bool):
+        self.space, self.many = space, any(intermediates > 1 for _, intermediates in each)
         kinds = tuple((law.width, law.gap_known) for law in laws)
-        self._parts, self.width = _parts(fn, kinds, laws[0].xy.dtype, gap)
+        self.parts, self.width = _parts(tuple(fn for fn, _ in each), kinds, laws[0].xy.dtype, gap)
+        self.results = 5 if gap else 4
         of_one = [_map(law.xx) for law in laws], [_map(law.yy) for law in laws]
-        (left, of_x), (right, of_y) = self._features(of_one)
-        self._of_one = {LEFT: of_x, RIGHT: of_y}
-        # Of many features those that are read are computed where they are, behind a switch.
+        (left, of_x), (right, of_y) = self.features(of_one)
+        self.of_one = {LEFT: of_x, RIGHT: of_y}
         self._kinds = _kinds(right)
-        self.inputs = of_one if self._many else _barred(left, _laid_out(space, right))
+        self.inputs = of_one if self.many else _barred(left, _laid_out(space, right))
 
-    def _features(self, of_one: tuple[list[Array], list[Array]]) -> tuple[Any, Any]:
-        parts, rank = (self._parts.left, self._parts.right), self._space.rank
+    def features(self, of_one: tuple[list[Array], list[Array]]) -> tuple[Any, Any]:
+        parts, rank = (self.parts.left, self.parts.right), self.space.rank
         left, right = (_over_pixels(part, rank, 0)(own) for part, own in zip(parts, of_one, strict=True))
         return left, right
+
+    def each(self, stacks: list[Array]) -> list[Array]:
+        """What was laid out together, one by one again, in the order in which it is read."""
+        rows = dict(zip(dict.fromkeys(self._kinds), (iter(self.space.one_by_one(a)) for a in stacks), strict=True))
+        return [next(rows[kind]) for kind in self._kinds]
+
+
+def _ways(each: Sequence[tuple[Propagate, int]], space: Space, laws: Sequence[Covariance], gap: bool) -> "list[_Way]":
+    read = _Read(each, space, laws, gap)
+    return [_Way(read, k) for k in range(len(each))]
+
+
+class _Way:
+    """One of the functions, at every pair of pixels."""
+
+    def __init__(self, read: _Read, number: int):
+        self._read, self._space, self._parts = read, read.space, read.parts
+        self.inputs, self.width = read.inputs, read.width
+        places = read.parts.place
+        # For each of its results whose it is, and which of those that are.
+        self._results = [
+            (places[i], places[:i].count(places[i])) for i in range(number * read.results, (number + 1) * read.results)
+        ]
 
     @property
     def variances(self) -> tuple[Array, Array]:
         """`xx` and `yy`, where they belong to x and to y."""
-        return self._maps(self._of_one[LEFT][0]), self._maps(self._of_one[RIGHT][0])
+        xx, yy = (self._maps(self._read.of_one[at][k]) for at, k in self._results[:2])
+        return xx, yy
 
     def __call__(self, inputs: Any, pair: list[tuple[Array, ...]]) -> tuple[Array, ...]:
         """`xx`, `yy`, `xy`, `ntk`, and `gap` if that was asked for."""
         rank, space = self._space.rank, self._space
         left, right = inputs
-        of_pair = self._few(inputs, pair) if self._many else self._rest(space, (left, self._each(right)), pair)
-        found = {at: iter(values) for at, values in self._of_one.items()} | {PAIR: iter(of_pair)}
-        xx, yy, *whole = (next(found[at]) for at in self._parts.place)
+        of_pair = iter(
+            self._few(inputs, pair) if self._read.many else self._rest(space, (left, self._read.each(right)), pair)
+        )
+        found = [next(of_pair) if at == PAIR else self._read.of_one[at][k] for at, k in self._results]
+        places = [at for at, _ in self._results]
         # A variance that depends on nothing came with the pairs.
-        xx, yy = (q[(0,) * rank] if at == PAIR else q for q, at in zip((xx, yy), self._parts.place, strict=False))
-        whole = (_whole(a, at, space) for a, at in zip(whole, self._parts.place[2:], strict=True))
+        xx, yy = (q[(0,) * rank] if at == PAIR else q for q, at in zip(found[:2], places, strict=False))
+        whole = (_whole(a, at, space) for a, at in zip(found[2:], places[2:], strict=True))
         return self._maps(xx), self._maps(yy), *whole
 
     def _rest(self, space: Space, inputs: Any, pair: list[tuple[Array, ...]]) -> list[Array]:
         """What belongs to both, at the displacements of a space."""
         left, right = inputs
         axes = [tuple(0 if a.ndim else None for a in arrays) for arrays in pair]
-        over = _over_pixels(self._parts.rest, space.rank, (0, 0, axes))
+        of = tuple(k for at, k in self._results if at == PAIR)
+        over = _over_pixels(lambda *args: self._parts.rest(*args, of), space.rank, (0, 0, axes))
         for _ in range(space.rank):
             over = jax.vmap(over, (None, 0, axes))
         return over(left, list(map(space.seen, right)), pair)
@@ -256,7 +285,7 @@ class _Way:
     def _few(self, inputs: Any, pair: list[tuple[Array, ...]]) -> list[Array]:
         """The same, one displacement of the last axis that has several after the other."""
         space = self._space
-        left, right = _barred(*(features for features, _ in self._features(inputs)))
+        left, right = _barred(*(features for features, _ in self._read.features(inputs)))
         counts = [len(d) for d in space.displacements]
         axis = max((a for a, count in enumerate(counts) if count > 1), default=0)
 
@@ -271,11 +300,6 @@ class _Way:
         parts = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0) if a.ndim else jnp.broadcast_to(a, d.shape), pair)
         return [jnp.moveaxis(a, 0, axis) for a in lax.map(turn, (d, parts))]
 
-    def _each(self, stacks: list[Array]) -> list[Array]:
-        """One by one again, in the order in which they are read."""
-        rows = dict(zip(dict.fromkeys(self._kinds), map(iter, stacks), strict=True))
-        return [next(rows[kind]) for kind in self._kinds]
-
     def _maps(self, q: Array) -> Array:
         return q.reshape((1,) * self._space.rank + self._space.sizes)
 
@@ -284,7 +308,7 @@ def _laid_out(space: Space, features: list[Array]) -> list[Array]:
     """`Space.laid_out` of all of one kind together: one by one, they are thousands of small programs."""
     kinds = _kinds(features)
     each = [[a for a, own in zip(features, kinds, strict=True) if own == kind] for kind in dict.fromkeys(kinds)]
-    return [space.laid_out(jnp.stack(alike), 1) for alike in each]
+    return [space.laid_out(jnp.stack(alike), several=True) for alike in each]
 
 
 def _kinds(features: list[Array]) -> list[tuple[Any, tuple[int, ...]]]:
@@ -297,36 +321,37 @@ def _barred(left: Any, right: Any) -> tuple[Any, Any]:
     return lax.optimization_barrier((left, right))
 
 
-def _parts(fn: Propagate, kinds: Kinds, dtype: Any, gap: bool) -> tuple[Sides, int]:
-    """fn of laws of numbers, in parts, and the width behind it; equal layers are traced once."""
+def _parts(fns: tuple[Propagate, ...], kinds: Kinds, dtype: Any, gap: bool) -> tuple[Sides, int]:
+    """Functions of laws of numbers, in parts, and the width behind them; equal layers are traced once."""
     try:
-        return _known_parts(fn, kinds, jnp.dtype(dtype), gap, jax.config.jax_enable_x64)  # pyright: ignore
+        return _known_parts(fns, kinds, jnp.dtype(dtype), gap, jax.config.jax_enable_x64)  # pyright: ignore
     except TypeError:  # a layer with traced leaves has no hash
-        return _new_parts(fn, kinds, dtype, gap)
+        return _new_parts(fns, kinds, dtype, gap)
 
 
-def _new_parts(fn: Propagate, kinds: Kinds, dtype: Any, gap: bool) -> tuple[Sides, int]:
+def _new_parts(fns: tuple[Propagate, ...], kinds: Kinds, dtype: Any, gap: bool) -> tuple[Sides, int]:
     behind: list[int] = []
 
-    def number(xx: list[Array], yy: list[Array], pair: list[tuple[Array, Array, Array]]) -> tuple[Array, ...]:
+    def number(xx: list[Array], yy: list[Array], pair: list[tuple[Array, Array, Array]]) -> list[Array]:
         laws = [
             Covariance(a, xy, b, ntk, gap, width, gap_known=known)
             for (width, known), a, b, (xy, ntk, gap) in zip(kinds, xx, yy, pair, strict=True)
         ]
-        out = fn(*(law if law.gap_known else _with_gap(law) for law in laws))
-        behind.append(out.width)
-        return (out.xx, out.yy, out.xy, out.ntk, out.gap)[: 5 if gap else 4]
+        laws = [law if law.gap_known else _with_gap(law) for law in laws]
+        each = [fn(*laws) for fn in fns]
+        behind.append(each[0].width)
+        return [a for out in each for a in (out.xx, out.yy, out.xy, out.ntk, out.gap)[: 5 if gap else 4]]
 
     like = jax.ShapeDtypeStruct((), dtype)
     numbers = [like] * len(kinds)
     left, right, rest, place = sides(number, numbers, numbers, [(like,) * 3] * len(kinds))
     # As functions of their own they are batched once.
-    return Sides(jax.jit(left), jax.jit(right), jax.jit(rest), place), behind[0]
+    return Sides(jax.jit(left), jax.jit(right), jax.jit(rest, static_argnums=3), place), behind[0]
 
 
 @lru_cache(maxsize=256)
-def _known_parts(fn: Propagate, kinds: Kinds, dtype: Any, gap: bool, x64: bool) -> tuple[Sides, int]:
-    return _new_parts(fn, kinds, dtype, gap)
+def _known_parts(fns: tuple[Propagate, ...], kinds: Kinds, dtype: Any, gap: bool, x64: bool) -> tuple[Sides, int]:
+    return _new_parts(fns, kinds, dtype, gap)
 
 
 def _whole(value: Array, at: int, space: Space) -> Array:

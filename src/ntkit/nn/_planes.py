@@ -68,18 +68,24 @@ class Space(eqx.Module):
         """What is known of y at p', for every displacement and pixel p: (P..., rest...) to (D..., P..., rest...)."""
         return self.seen(self.laid_out(of_y))
 
-    def laid_out(self, of_y: Array, lead: int = 0) -> Array:
+    def laid_out(self, of_y: Array, several: bool = False) -> Array:
         """That part of `view` which depends on no loop, and is done once per image.
 
         Displacements known when traced are looked up; along the other axes y is written twice, behind itself, where a
-        displacement is a slice. The first `lead` axes of the array stay the first.
+        displacement is a slice. `several`: along a first axis, maps that are read together; see `one_by_one`.
         """
         looped, known = self._axes()
+        before = len(known) + several
         for front, axis in enumerate(reversed(known)):
-            of_y = self._looked_up(of_y, axis, lead + front + axis, lead)
+            of_y = self._looked_up(of_y, axis, front + several + axis)
         for axis in looped:
-            of_y = self._twice(of_y, axis, lead + len(known) + axis)
-        return of_y
+            of_y = self._twice(of_y, axis, before + axis)
+        return _off_the_grid(of_y, before + looped[0]) if looped and several else of_y
+
+    def one_by_one(self, laid_out: Array) -> list[Array]:
+        """What was laid out together; of each displacement that was looked up, all maps in turn, as they are read."""
+        place = len(self._axes()[1])
+        return [lax.index_in_dim(laid_out, i, place, keepdims=False) for i in range(laid_out.shape[place])]
 
     def seen(self, laid_out: Array) -> Array:
         """The rest of `view`."""
@@ -92,14 +98,13 @@ class Space(eqx.Module):
         looped = [axis for axis, d in enumerate(self.displacements) if not isinstance(d, np.ndarray)]
         return looped, [axis for axis in range(self.rank) if axis not in looped]
 
-    def _looked_up(self, of_y: Array, axis: int, place: int, lead: int) -> Array:
-        """A new axis of displacements behind the first `lead`, for the pixels at `place`."""
+    def _looked_up(self, of_y: Array, axis: int, place: int) -> Array:
+        """A new first axis of displacements, for the pixels at `place`."""
         size, d = self.sizes[axis], self.displacements[axis]
         if not d.any():
-            shape = (*of_y.shape[:lead], len(d), *of_y.shape[lead:])
-            return jnp.broadcast_to(jnp.expand_dims(of_y, lead), shape)
+            return jnp.broadcast_to(of_y[None], (len(d), *of_y.shape))
         again = self._twice(of_y, axis, place)
-        return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d], lead)
+        return jnp.stack([lax.slice_in_dim(again, int(k), int(k) + size, axis=place) for k in d])
 
     def _twice(self, of_y: Array, axis: int, place: int) -> Array:
         beyond = [(0, 0)] * of_y.ndim
@@ -116,6 +121,17 @@ class Space(eqx.Module):
         each = ([*starts[:place], d[i], *starts[place + 1 :]] for i in range(len(d)))
         # Not under vmap, where it is a gather, which XLA for CPU does number by number.
         return jnp.stack([self._slices(twice, looped[1:], known, starts) for starts in each])
+
+
+# A processor's first cache has so many bytes per way: numbers that far apart displace each other.
+WAY = 4096
+
+
+def _off_the_grid(maps: Array, place: int) -> Array:
+    """With a longer axis at `place`, which no slice reaches into: maps that are read together begin at other lines."""
+    line = math.prod(maps.shape[place + 1 :]) * maps.dtype.itemsize
+    more = next(k for k in range(WAY) if (maps.shape[place] + k) * line % WAY or not line % WAY)
+    return jnp.pad(maps, [(0, more if axis == place else 0) for axis in range(maps.ndim)])
 
 
 def in_memory(planes: Array) -> Array:

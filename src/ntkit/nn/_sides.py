@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
@@ -14,13 +15,14 @@ class Sides(NamedTuple):
     """A function of x, y and what belongs to the pair, in parts.
 
     `left(x)` and `right(y)` return (features, values): what the rest of the computation reads, and those results that
-    depend on x or on y alone. `rest(features of x, features of y, pair)` returns the other results. `place` says for
-    each leaf of the result which of the three has it.
+    depend on x or on y alone. `rest(features of x, features of y, pair)` returns the other results; given `of` (a
+    tuple), those of them alone, by no more steps than they take. `place` says for each leaf of the result which of the
+    three has it.
     """
 
     left: Callable[[PyTree], tuple[list[Array], list[Array]]]
     right: Callable[[PyTree], tuple[list[Array], list[Array]]]
-    rest: Callable[[Sequence[Array], Sequence[Array], PyTree], list[Array]]
+    rest: Callable[..., list[Array]]
     place: tuple[int, ...]
 
 
@@ -30,7 +32,7 @@ def sides(fn: Callable[[Any, Any, Any], Any], x: PyTree, y: PyTree, pair: PyTree
     XLA would do the steps of x and y again for each pair: it moves nothing out of a loop, and recomputes what it fuses.
     """
     closed = jax.make_jaxpr(fn)(x, y, pair)
-    jaxpr = _without_repetitions(closed.jaxpr)
+    jaxpr = _without_repetitions(closed)
     counts = [len(jax.tree.leaves(part)) for part in (x, y, pair)]
     own = [jaxpr.invars[: counts[0]], jaxpr.invars[counts[0] : sum(counts[:2])], jaxpr.invars[sum(counts[:2]) :]]
     depends = {var: mark for mark, group in zip((LEFT, RIGHT, PAIR), own, strict=True) for var in group}
@@ -63,18 +65,16 @@ def sides(fn: Callable[[Any, Any, Any], Any], x: PyTree, y: PyTree, pair: PyTree
         run, count = part(groups[0] + groups[of], invars, cut[of] + results[of]), len(cut[of])
         return lambda inputs: ((out := run(*jax.tree.leaves(inputs)))[:count], out[count:])
 
-    rest = part(pairs, [*cut[LEFT], *cut[RIGHT], *own[2]], results[PAIR])
-    return Sides(
-        one_side(LEFT, own[0]),
-        one_side(RIGHT, own[1]),
-        lambda of_x, of_y, pair: rest(*of_x, *of_y, *jax.tree.leaves(pair)),
-        place,
-    )
+    def rest(of_x: Sequence[Any], of_y: Sequence[Any], pair: PyTree, of: tuple[int, ...] | None = None) -> list[Any]:
+        wanted = results[PAIR] if of is None else [results[PAIR][k] for k in of]
+        return part(pairs, [*cut[LEFT], *cut[RIGHT], *own[2]], wanted)(*of_x, *of_y, *jax.tree.leaves(pair))
+
+    return Sides(one_side(LEFT, own[0]), one_side(RIGHT, own[1]), rest, place)
 
 
-def _without_repetitions(jaxpr: Jaxpr) -> Jaxpr:
+def _without_repetitions(closed: ClosedJaxpr) -> Jaxpr:
     """Each step once: what is looked up for every pair should be few arrays."""
-    same: dict[Any, Any] = {}
+    jaxpr, same = closed.jaxpr, _equal_constants(closed)
     known: dict[Any, list[Var]] = {}
     eqns = []
 
@@ -91,6 +91,18 @@ def _without_repetitions(jaxpr: Jaxpr) -> Jaxpr:
             known[key] = eqn.outvars
         eqns.append(eqn.replace(invars=invars))
     return jaxpr.replace(eqns=eqns, outvars=[first(var) for var in jaxpr.outvars])
+
+
+def _equal_constants(closed: ClosedJaxpr) -> dict[Any, Any]:
+    """Each but the first of those that have one value, and the first."""
+    firsts: dict[Any, Var] = {}
+    same = {}
+    for var, const in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+        if isinstance(const, np.ndarray):
+            first = firsts.setdefault((const.dtype, const.shape, const.tobytes()), var)
+            if first is not var:
+                same[var] = first
+    return same
 
 
 def _key(eqn: JaxprEqn, invars: list[Any]) -> Any:

@@ -300,3 +300,10 @@ def test_bad_arguments_are_named(arguments):
         Activation(jnp.tanh, **arguments)
     with pytest.raises(InputError, match="`fn`"):
         Activation(3.0)
+
+
+@pytest.mark.parametrize(("fn", "word"), [(jnp.ones_like, "constant"), (lambda x: jnp.exp(x**4), "overflows")])
+def test_functions_without_a_kernel_are_refused(fn, word):
+    one = jnp.ones(())
+    with pytest.raises(InputError, match=word):
+        Activation(fn).dual(one, one, one, 0 * one)

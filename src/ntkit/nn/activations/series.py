@@ -21,8 +21,9 @@ from ntkit.nn.activations._angular import Angular
 from ntkit.nn.activations._base import Affine, Diagonal, Dual, Nonlinearity, Parity
 from ntkit.nn.activations._kinks import Kink, find_kinks
 from ntkit.nn.activations._mixed import Mixed
+from ntkit.nn.activations._nodes import find_products
 from ntkit.nn.activations._pieces import Closed, Pieces, find_pieces
-from ntkit.nn.activations._products import Products, find_products, products_dual, side
+from ntkit.nn.activations._products import Products, Sums, products_dual, side
 from ntkit.nn.activations._quadrature import derivative_of, half_line_rule, hosted
 from ntkit.nn.activations._road import Kinks, Plan, Road
 from ntkit.nn.activations._tables import find_parity, fit
@@ -64,8 +65,8 @@ class Tabulated(Nonlinearity):
         if _kinks(plan):
             return ()
         single = np.dtype(dtype).itemsize <= 4
-        tops = (top for top in TOPS if _products(plan, top, single) is not None)
-        return tuple((top**2, Narrow(self, top, single)) for top in tops)
+        table = _products(plan, single)
+        return tuple((sums.top**2, Narrow(self, k, single)) for k, sums in enumerate(table.sums if table else ()))
 
     def normalized(self) -> Affine:
         affine = super().normalized()
@@ -93,17 +94,17 @@ class Tabulated(Nonlinearity):
 
 
 class Narrow(Nonlinearity):
-    """A smooth activation for deviations up to `top`, its duals from `_products`."""
+    """A smooth activation for small variances, its duals from one of the sums of `_products`."""
 
     inner: Tabulated
-    top: float = eqx.field(static=True)
+    place: int = eqx.field(static=True)
     single: bool = eqx.field(static=True)
 
     @property
-    def table(self) -> Products:
-        found = _products(self.inner.plan(), self.top, self.single)
+    def table(self) -> tuple[Products, Sums]:
+        found = _products(self.inner.plan(), self.single)
         assert found is not None
-        return found
+        return found, found.sums[self.place]
 
     @property
     def parity(self) -> Parity:
@@ -113,23 +114,23 @@ class Narrow(Nonlinearity):
         return self.inner.fn(x)
 
     def dual(self, xx: Array, xy: Array, yy: Array, gap: Array) -> Dual:
-        return products_dual(self.table, xx, xy, yy, gap)
+        return products_dual(*self.table, xx, xy, yy)
 
     def diagonal(self, q: Array) -> Diagonal:
         return self.inner.diagonal(q)
 
     def variance(self, q: Array) -> Array:
-        norm = side(self.table, q).norm
+        norm = side(*self.table, q).norm
         return norm * norm
 
     def mean(self, q: Array) -> Array:
-        mean = side(self.table, q).mean
+        mean = side(*self.table, q).mean
         return jnp.zeros_like(q) if mean is None else mean
 
 
 @lru_cache(maxsize=64)
-def _products(plan: Plan, top: float, single: bool) -> Products | None:
-    found = find_products(plan.fn, plan.derivative, top, SINGLE_PRODUCTS if single else plan.tolerance)
+def _products(plan: Plan, single: bool) -> Products | None:
+    found = find_products(plan.fn, plan.derivative, TOPS, SINGLE_PRODUCTS if single else plan.tolerance)
     return found.astype(np.float32) if found is not None and single else found
 
 
@@ -256,6 +257,7 @@ def road_of(plan: Plan) -> Road:
     The series serves corners at 0. Where a kink lies away from 0 or the function itself jumps, it would not converge:
     then closed forms for functions made of parabolas; of others, for their kinks alone.
     """
+    _check_values(plan)
     kinks = _kinks(plan)
     if _serves(kinks):
         return Angular(fit(plan.fn, plan.derivative, plan.tolerance, plan.variances[1] ** 0.5))
@@ -264,6 +266,24 @@ def road_of(plan: Plan) -> Road:
         return Closed(pieces, plan.variances[0])
     places = tuple(sorted({kink.place for kink in kinks}))
     return Mixed(plan, places)
+
+
+def _check_values(plan: Plan) -> None:
+    z, w = half_line_rule(208)
+    with np.errstate(all="ignore"):
+        values = hosted(plan.fn)(plan.variances[1] ** 0.5 * np.concatenate([z, -z]))
+        square = np.concatenate([w, w]) @ values**2
+    if not np.isfinite(square):
+        raise InputError(
+            f"`fn` must have finite E[fn(u)^2] up to the highest of `variances`, {plan.variances[1]:g}, but there it "
+            "overflows. Pass the variances that your signals have, as `variances=(0.01, 4)`, or a function that grows "
+            "more slowly."
+        )
+    if (values == values[0]).all():
+        raise InputError(
+            f"`fn` must not be constant, but is {values[0]:g} everywhere: nothing before it reaches the output. For a "
+            "constant in the kernel use `b_std`."
+        )
 
 
 def _pieces(plan: Plan) -> Pieces | None:
