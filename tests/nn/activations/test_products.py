@@ -51,17 +51,26 @@ def test_duals_are_within_the_tolerance(name, x64):
             np.testing.assert_allclose(got.gap, lengths - np.abs(np.asarray(got.value)), atol=3e-6)
 
 
-@pytest.mark.parametrize("x64_too", [False, True])
-def test_a_sum_is_short_and_of_nodes_of_the_longest(x64_too):
-    # Hundreds of terms at deviation 5, of which b_j^2 falls off like exp(-pi sqrt(j) / s).
-    table, _ = nn.Tanh().narrower(np.float64 if x64_too else np.float32)[0][1].table
+@pytest.mark.parametrize(("dtype", "shortest", "longest"), [(np.float32, 12, 20), (np.float64, 16, 32)])
+def test_a_sum_is_short_and_of_nodes_of_the_longest(dtype, shortest, longest):
+    # Hundreds of terms at deviation 5: they fall off like exp(-pi sqrt(j) / s).
+    table, _ = nn.Tanh().narrower(dtype)[0][1].table
     lengths = [len(sums.slope.places) for sums in table.sums]
     assert lengths == sorted(lengths)
-    assert lengths[-1] == len(table.powers) < (32 if x64_too else 20)
-    assert lengths[0] < (16 if x64_too else 12)
+    assert lengths[-1] == len(table.powers) < longest
+    assert lengths[0] < shortest
     for sums in table.sums:
         assert set(sums.value.places) <= set(sums.slope.places)
         assert min(sums.slope.weights + sums.value.weights) > 0
+
+
+@pytest.mark.parametrize("q", [0.0, 1e-42, 1e-20])
+def test_tiny_variances_give_numbers(q):
+    (_, way), *_ = nn.Silu().narrower(np.float32)
+    law = [jnp.float32(a) for a in (q, 0.0, 0.5, 0.0)]
+    found = jax.jit(lambda *law: way.dual(*law))(*law)
+    known = nn.Silu().dual(*law)
+    np.testing.assert_allclose(found[:2], known[:2], atol=1e-6)
 
 
 def test_functions_that_are_not_smooth_or_turn_too_fast_are_left_to_the_series():
@@ -101,19 +110,31 @@ def test_kernels_of_signals_are_those_of_the_series(by_the_series):
         np.testing.assert_allclose(a, b, rtol=5e-6, atol=5e-6 * np.abs(b).max())
 
 
+def total(layer, point):
+    """Both duals of two variances and a covariance."""
+    q1, c, q2 = point
+    dual = layer.dual(q1, c, q2, not_negative(jnp.sqrt(q1 * q2) - jnp.abs(c)))
+    return dual.value + 0.3 * dual.derivative
+
+
 def test_gradients_are_those_of_the_series(x64):
-    # Two variances and a covariance; opposite and equal signs, none, and parallel ones, give or take rounding: where it
-    # takes them beyond 1 the series has no gap, and no slope.
-    points = jnp.array([[0.8, 0.5, 1.1], [1.3, -0.9, 0.7], [0.4, 0.0, 0.2], [0.6, 0.6 * (1 + 4e-16), 0.6]])
-    inside = points.at[3, 1].multiply(1 - 1e-12)
-
-    def total(layer, point):
-        q1, c, q2 = point
-        dual = layer.dual(q1, c, q2, not_negative(jnp.sqrt(q1 * q2) - jnp.abs(c)))
-        return dual.value + 0.3 * dual.derivative
-
+    # Opposite and equal signs, and none.
+    points = jnp.array([[0.8, 0.5, 1.1], [1.3, -0.9, 0.7], [0.4, 0.0, 0.2]])
     (_, way), *_ = nn.Silu().narrower(np.float64)
-    found, known = (
-        jax.jit(jax.vmap(jax.grad(total, 1), (None, 0)))(*of) for of in ((way, points), (nn.Silu(), inside))
-    )
+    found, known = (jax.jit(jax.vmap(jax.grad(total, 1), (None, 0)))(phi, points) for phi in (way, nn.Silu()))
     np.testing.assert_allclose(found, known, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("beyond", [0.0, 4e-16])
+def test_gradients_of_equal_pixels_survive_the_rounding_of_their_correlation(beyond, x64):
+    q = 0.6
+    (_, way), *_ = nn.Silu().narrower(np.float64)
+    found = jax.jit(lambda point: jax.grad(total, 1)(way, point))(jnp.array([q, q * (1 + beyond), q]))
+    # By Price's theorem, d/dc E[f(u) g(v)] = E[f' g'], d/dq1 E[f(u) g(v)] = E[f'' g] / 2.
+    z, w = np.polynomial.hermite_e.hermegauss(80)
+    each = [jax.nn.silu]
+    for _ in range(3):
+        each.append(jax.grad(each[-1]))
+    f = [np.asarray(jax.vmap(g)(q**0.5 * z)) for g in each]
+    of_c, of_q = (w @ a / w.sum() for a in (f[1] ** 2 + 0.3 * f[2] ** 2, (f[2] * f[0] + 0.3 * f[3] * f[1]) / 2))
+    np.testing.assert_allclose(found, [of_q, of_c, of_q], rtol=1e-6)

@@ -84,7 +84,8 @@ class Side(NamedTuple):
 
 def side(table: Products, sums: Sums, q: Array) -> Side:
     s = safe_sqrt(q)
-    inverse, inverse_root = (jnp.where(q > 0, 1 / jnp.where(q > 0, a, 1), 0) for a in (q, s))
+    some = q >= np.finfo(q.dtype).tiny  # below, its inverse overflows
+    inverse, inverse_root = (jnp.where(some, 1 / jnp.where(some, a, 1), 0) for a in (q, s))
     basis = chebyshev_basis(table.scale, s, table.rows.shape[1])
     rows = lax.dot_general(table.rows, basis, (((1,), (0,)), ((), ())), precision="highest") * (s**table.rise)[None]
     mean, *features = (lax.index_in_dim(rows, i, 0, keepdims=False) for i in range(len(rows)))
