@@ -61,7 +61,7 @@ def test_maps_that_are_laid_out_are_those_at_the_partners(looped, several):
 
 
 def test_maps_that_are_read_together_do_not_begin_at_one_line_of_the_cache():
-    space = Space((32, 32), (63, 63), (jnp.arange(1), np.arange(32)))
+    space = Space((32, 32), (32, 32), (jnp.arange(1), np.arange(32)))
     laid_out = space.laid_out(jnp.zeros((5, 32, 32), jnp.float32), several=True)
     assert laid_out.shape[:2] == (32, 5)
     assert int(np.prod(laid_out.shape[2:])) * 4 % 4096
